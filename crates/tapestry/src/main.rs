@@ -1,0 +1,2 @@
+//! The `tapestry` binary.
+fn main() {}
