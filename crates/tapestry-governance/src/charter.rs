@@ -1,0 +1,284 @@
+//! The charter document and what makes it binding.
+
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
+use std::time::Duration;
+use tapestry_core::{CanonicalError, Digest, Document, MemberName, PublicKey, Quorum, Signed, SignedError, Timestamp};
+
+/// The text of a charter: what the members agree on. Becomes a [`Charter`] once it is known to make sense.
+///
+/// No term has a default: whoever drafts a charter decides each one, and the members read what they sign.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CharterTerms {
+    /// The name of the consortium.
+    pub consortium: String,
+    /// 1 for the first charter, then one more each time.
+    pub version: u32,
+    /// The digest of the charter that this one replaces; none for the first.
+    pub previous: Option<Digest>,
+    /// The members and their keys.
+    pub members: BTreeMap<MemberName, PublicKey>,
+    /// The key of the role that collects and merges. It has no vote.
+    pub coordinator: PublicKey,
+    /// How many members' signatures make the charter binding.
+    pub quorum: u32,
+    /// The model that the consortium starts from: the digest of its manifest.
+    pub base: Digest,
+    /// The open text on which every contribution and every merge is measured.
+    pub open_held_out: HeldOutTerms,
+    /// How rounds run.
+    pub rounds: RoundTerms,
+    /// What a contribution must satisfy.
+    pub screening: ScreeningTerms,
+    /// How contributions are merged.
+    pub merge: MergeTerms,
+    /// What a merged base must satisfy before it is published.
+    pub gate: GateTerms,
+    /// The privacy tier of contributions (REQUIREMENTS S2). This version of the software offers tier 0.
+    pub privacy_tier: u8,
+    /// The charter does not hold before this time.
+    pub valid_from: Timestamp,
+    /// The charter does not hold from this time on.
+    pub valid_until: Timestamp,
+}
+
+/// The open held-out text: known to all members, trained on by none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldOutTerms {
+    /// The digest of the UTF-8 text, at most one chunk (8 MiB) long.
+    pub text: Digest,
+    /// How many tokens of it are scored, from the start.
+    pub max_tokens: u32,
+}
+
+/// How rounds run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoundTerms {
+    /// How many rounds this charter covers.
+    pub num_rounds: u32,
+    /// How long a round waits for members, in milliseconds; production: 24 to 48 hours.
+    pub window_ms: u64,
+    /// A round with fewer accepted contributions than this is abandoned and the base stays.
+    pub min_contributions: u32,
+}
+
+/// What a contribution must satisfy, beyond being well-formed and finite.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScreeningTerms {
+    /// The largest L2 norm of (contribution - base) as a share of the L2 norm of the base. 0.1 is generous for CPT.
+    pub max_relative_change: f64,
+    /// The quality floor: bits per byte on the open held-out text may exceed the round's base by at most this share.
+    pub max_bpb_rise: f64,
+}
+
+/// How the accepted contributions become one model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MergeMethod {
+    /// Every accepted contribution has the same weight.
+    Uniform,
+}
+
+/// How contributions are merged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MergeTerms {
+    /// The method.
+    pub method: MergeMethod,
+    /// The largest weight of one member, in (0, 1]. A cap that the accepted members cannot meet abandons the round.
+    pub influence_cap: f64,
+}
+
+/// What a merged base must satisfy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateTerms {
+    /// Bits per byte on the open held-out text may exceed the charter's own base by at most this share.
+    pub max_bpb_rise: f64,
+}
+
+/// Terms that no consortium could follow.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum TermsError {
+    /// A number is outside its range.
+    #[error("charter term `{term}` must be {expected}; found {found}")]
+    Range {
+        /// The term.
+        term: &'static str,
+        /// What is possible.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+    /// Two parties have one key, so that their signatures could not be told apart.
+    #[error("key {key} is listed twice in the charter; every member, and the coordinator, has a key of its own")]
+    SharedKey {
+        /// The key.
+        key: PublicKey,
+    },
+}
+
+/// A charter whose terms make sense. It binds nobody until [`Charter::binding`] has seen its quorum.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "CharterTerms", into = "CharterTerms")]
+pub struct Charter(CharterTerms);
+
+impl Document for Charter {
+    const DOMAIN: &'static str = "charter/1";
+}
+
+impl Deref for Charter {
+    type Target = CharterTerms;
+
+    fn deref(&self) -> &CharterTerms {
+        &self.0
+    }
+}
+
+impl From<Charter> for CharterTerms {
+    fn from(charter: Charter) -> Self {
+        charter.0
+    }
+}
+
+impl TryFrom<CharterTerms> for Charter {
+    type Error = TermsError;
+
+    fn try_from(terms: CharterTerms) -> Result<Self, TermsError> {
+        let num_members = u32::try_from(terms.members.len()).unwrap_or(u32::MAX);
+        range("consortium", 1..=200, terms.consortium.chars().count())?;
+        range("members", 1..=1000, terms.members.len())?;
+        range("version", 1..=u32::MAX, terms.version)?;
+        // More than half: two charters with disjoint quorums must not both bind.
+        range("quorum", num_members / 2 + 1..=num_members, terms.quorum)?;
+        range("open_held_out.max_tokens", 2..=10_000_000, terms.open_held_out.max_tokens)?;
+        range("rounds.num_rounds", 1..=100_000, terms.rounds.num_rounds)?;
+        range("rounds.window_ms", 1_000..=31_536_000_000, terms.rounds.window_ms)?;
+        range("rounds.min_contributions", 1..=num_members, terms.rounds.min_contributions)?;
+        range("screening.max_relative_change", 0.0..=1000.0, terms.screening.max_relative_change)?;
+        range("screening.max_bpb_rise", 0.0..=1000.0, terms.screening.max_bpb_rise)?;
+        range("gate.max_bpb_rise", 0.0..=1000.0, terms.gate.max_bpb_rise)?;
+        range("merge.influence_cap", f64::MIN_POSITIVE..=1.0, terms.merge.influence_cap)?;
+        range("privacy_tier", 0..=0, terms.privacy_tier)?;
+        range("valid_until", terms.valid_from.as_ms() + 1..=u64::MAX >> 11, terms.valid_until.as_ms())?;
+        if (terms.version == 1) != terms.previous.is_none() {
+            let found = format!("version {} {} it", terms.version, if terms.version == 1 { "with" } else { "without" });
+            let expected = "absent in version 1 and present in every later one".into();
+            return Err(TermsError::Range { term: "previous", expected, found });
+        }
+        let mut keys = BTreeSet::from([terms.coordinator]);
+        match terms.members.values().find(|key| !keys.insert(**key)) {
+            Some(key) => Err(TermsError::SharedKey { key: *key }),
+            None => Ok(Self(terms)),
+        }
+    }
+}
+
+/// `found` must lie in `expected`; NaN lies nowhere.
+fn range<T: PartialOrd + std::fmt::Debug>(
+    term: &'static str,
+    expected: std::ops::RangeInclusive<T>,
+    found: T,
+) -> Result<(), TermsError> {
+    if expected.contains(&found) {
+        return Ok(());
+    }
+    let expected = format!("from {:?} to {:?}", expected.start(), expected.end());
+    Err(TermsError::Range { term, expected, found: format!("{found:?}") })
+}
+
+/// Why a charter does not bind.
+#[derive(Debug, thiserror::Error)]
+pub enum CharterError {
+    /// Not enough members have signed it, or a signature is false.
+    #[error("the charter does not bind: {0}")]
+    Signatures(#[from] SignedError),
+    /// Its time is over, or has not come.
+    #[error("the charter holds from {from} until {until}; it is now {now}. Members must sign a new one.")]
+    Expired {
+        /// Start.
+        from: Timestamp,
+        /// End.
+        until: Timestamp,
+        /// The clock.
+        now: Timestamp,
+    },
+    /// The party that acts as coordinator is not the one that the members chose.
+    #[error("the charter names coordinator {expected}, not {found}")]
+    NotTheCoordinator {
+        /// The charter's.
+        expected: PublicKey,
+        /// The one found.
+        found: PublicKey,
+    },
+    /// The key belongs to no member.
+    #[error("key {key} is not a member's key in the charter")]
+    NotAMember {
+        /// The key.
+        key: PublicKey,
+    },
+    /// Not canonical.
+    #[error(transparent)]
+    Canonical(#[from] CanonicalError),
+}
+
+impl Charter {
+    /// The charter, if the quorum of its own members has signed it and it holds at `now`.
+    ///
+    /// # Errors
+    /// [`CharterError::Signatures`], [`CharterError::Expired`].
+    pub fn binding(signed: &Signed<Self>, now: Timestamp) -> Result<&Self, CharterError> {
+        let terms = &signed.document.0;
+        let threshold = terms.quorum as usize;
+        let quorum =
+            Quorum::new(terms.members.values().copied(), threshold).expect("a Charter's quorum lies within its members");
+        let charter = signed.verify(&quorum)?;
+        charter.check_time(now)?;
+        Ok(charter)
+    }
+
+    /// Checks that the charter holds at `now`.
+    ///
+    /// # Errors
+    /// [`CharterError::Expired`].
+    pub fn check_time(&self, now: Timestamp) -> Result<(), CharterError> {
+        if (self.valid_from..self.valid_until).contains(&now) {
+            return Ok(());
+        }
+        Err(CharterError::Expired { from: self.valid_from, until: self.valid_until, now })
+    }
+
+    /// Checks that `key` is the coordinator's.
+    ///
+    /// # Errors
+    /// [`CharterError::NotTheCoordinator`].
+    pub fn check_coordinator(&self, key: PublicKey) -> Result<(), CharterError> {
+        if self.coordinator == key {
+            return Ok(());
+        }
+        Err(CharterError::NotTheCoordinator { expected: self.coordinator, found: key })
+    }
+
+    /// The member who has `key`.
+    ///
+    /// # Errors
+    /// [`CharterError::NotAMember`].
+    pub fn member_of(&self, key: PublicKey) -> Result<&MemberName, CharterError> {
+        let found = self.members.iter().find(|(_, member_key)| **member_key == key);
+        found.map(|(name, _)| name).ok_or(CharterError::NotAMember { key })
+    }
+
+    /// How long a round waits for members.
+    #[must_use]
+    pub fn window(&self) -> Duration {
+        Duration::from_millis(self.rounds.window_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests;

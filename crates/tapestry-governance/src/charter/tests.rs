@@ -1,0 +1,103 @@
+use super::*;
+use tapestry_core::SecretKey;
+
+fn key(n: u8) -> SecretKey {
+    SecretKey::from_seed(&[n; 32].into())
+}
+
+fn terms() -> CharterTerms {
+    let member = |name: &str, n| (name.parse().expect("a name"), key(n).public());
+    CharterTerms {
+        consortium: "Test".into(),
+        version: 1,
+        previous: None,
+        members: BTreeMap::from([member("france", 1), member("china", 2), member("iran", 3)]),
+        coordinator: key(9).public(),
+        quorum: 2,
+        base: Digest::of(b"base"),
+        open_held_out: HeldOutTerms { text: Digest::of(b"text"), max_tokens: 2048 },
+        rounds: RoundTerms { num_rounds: 2, window_ms: 60_000, min_contributions: 2 },
+        screening: ScreeningTerms { max_relative_change: 0.1, max_bpb_rise: 0.1 },
+        merge: MergeTerms { method: MergeMethod::Uniform, influence_cap: 0.5 },
+        gate: GateTerms { max_bpb_rise: 0.03 },
+        privacy_tier: 0,
+        valid_from: Timestamp::from_ms(1_000),
+        valid_until: Timestamp::from_ms(2_000),
+    }
+}
+
+fn signed_by(keys: &[u8]) -> Signed<Charter> {
+    let mut signed = Signed::unsigned(Charter::try_from(terms()).expect("sound terms"));
+    for n in keys {
+        signed.sign(&key(*n)).expect("signs");
+    }
+    signed
+}
+
+const NOW: Timestamp = Timestamp::from_ms(1_500);
+
+#[test]
+fn a_charter_binds_with_the_quorum_of_its_members_and_not_before() {
+    assert!(Charter::binding(&signed_by(&[1, 2]), NOW).is_ok());
+    assert!(matches!(Charter::binding(&signed_by(&[1]), NOW), Err(CharterError::Signatures(_))));
+}
+
+#[test]
+fn the_coordinator_has_no_vote() {
+    assert!(Charter::binding(&signed_by(&[1, 9]), NOW).is_err());
+}
+
+#[test]
+fn an_expired_or_early_charter_does_not_bind() {
+    for ms in [999, 2_000] {
+        let signed = signed_by(&[1, 2, 3]);
+        let verdict = Charter::binding(&signed, Timestamp::from_ms(ms));
+        assert!(matches!(verdict, Err(CharterError::Expired { .. })), "{ms}");
+    }
+}
+
+#[test]
+fn a_charter_changed_after_signing_does_not_bind() {
+    let mut signed = signed_by(&[1, 2, 3]);
+    signed.document.0.merge.influence_cap = 1.0;
+    assert!(matches!(Charter::binding(&signed, NOW), Err(CharterError::Signatures(SignedError::Forged { .. }))));
+}
+
+#[test]
+fn senseless_terms_are_refused_with_the_terms_name() {
+    let check = |expected: &str, change: fn(&mut CharterTerms)| {
+        let mut broken = terms();
+        change(&mut broken);
+        let message = Charter::try_from(broken).expect_err("refused").to_string();
+        assert!(message.contains(expected), "{message}");
+    };
+    check("`quorum`", |t| t.quorum = 1);
+    check("`quorum`", |t| t.quorum = 4);
+    check("`merge.influence_cap`", |t| t.merge.influence_cap = 0.0);
+    check("`merge.influence_cap`", |t| t.merge.influence_cap = f64::NAN);
+    check("`rounds.min_contributions`", |t| t.rounds.min_contributions = 4);
+    check("`privacy_tier`", |t| t.privacy_tier = 3);
+    check("`valid_until`", |t| t.valid_until = t.valid_from);
+    check("`previous`", |t| t.version = 2);
+    check("listed twice", |t| t.coordinator = key(1).public());
+}
+
+#[test]
+fn json_with_senseless_terms_or_unknown_fields_does_not_parse() {
+    let mut value = serde_json::to_value(terms()).expect("serialises");
+    assert!(serde_json::from_value::<Charter>(value.clone()).is_ok());
+    value["quorum"] = 0.into();
+    assert!(serde_json::from_value::<Charter>(value.clone()).is_err());
+    value["quorum"] = 2.into();
+    value["veto"] = "france".into();
+    assert!(serde_json::from_value::<Charter>(value).is_err());
+}
+
+#[test]
+fn parties_are_known_by_their_keys() {
+    let charter = Charter::try_from(terms()).expect("sound terms");
+    assert_eq!(charter.member_of(key(3).public()).expect("a member").as_str(), "iran");
+    assert!(charter.member_of(key(9).public()).is_err());
+    assert!(charter.check_coordinator(key(9).public()).is_ok());
+    assert!(charter.check_coordinator(key(1).public()).is_err());
+}
