@@ -1,0 +1,541 @@
+//! The coordinator's side of the Shared-Base Loop.
+//!
+//! What is written when, and why that order is safe:
+//!
+//! | event | written before | after a crash |
+//! | --- | --- | --- |
+//! | `RoundAnnounced` | any node can see the round | the round goes on with the same window |
+//! | `ContributionReceived` | the member is told that it arrived; its chunks are durable already | screened again |
+//! | `ContributionScreened` | the verdict is shown | the verdict stands |
+//! | `MergeStarted` | the merge runs; fixes who is in and with which weight | the merge runs again, with equal bytes |
+//! | `Merged` | the gate is measured | the gate is measured again |
+//! | `Ended` | the new base is shown to anyone | the next round opens |
+
+mod event;
+#[cfg(test)]
+mod tests;
+
+pub use event::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
+
+use crate::{
+    Announcement, Contribution, Decline, Outcome, RefusalReason, RoundError, RoundResult, Screening, Verdict,
+};
+use std::collections::BTreeMap;
+use tapestry_core::{Digest, MemberName, PublicKey, Signed, Timestamp};
+use tapestry_governance::{Charter, MergeMethod};
+use tapestry_merge::weights::{Candidate, WeightRecord, uniform};
+
+/// The state of a coordinator: the fold of its log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Coordinator {
+    key: PublicKey,
+    num_events: u64,
+    charter: Option<(Digest, Signed<Charter>)>,
+    base: Option<Digest>,
+    /// Bits per byte on the open held-out text, by model.
+    measured: BTreeMap<Digest, f64>,
+    round: Option<Round>,
+    outcomes: Vec<Outcome>,
+    /// Messages refused since the round was announced, by member.
+    num_refused: BTreeMap<MemberName, u32>,
+}
+
+/// An open round.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Round {
+    /// How it was announced.
+    pub announcement: Announcement,
+    /// Who has answered what.
+    pub answers: BTreeMap<MemberName, Answer>,
+    /// Where it stands.
+    pub phase: Phase,
+}
+
+/// A member's answer to an open round.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// Received, not yet screened.
+    Received(Box<Signed<Contribution>>),
+    /// Received and judged.
+    Judged(Box<Signed<Contribution>>, Verdict),
+    /// Declined, or missing when the window closed.
+    Absent(Verdict),
+}
+
+/// Where an open round stands. Each phase names what it awaits.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// Answers, until all are in or the window closes.
+    Collecting,
+    /// The merged model.
+    Merging {
+        /// The weights that were decided.
+        weights: Vec<WeightRecord>,
+    },
+    /// The merged model's bits per byte.
+    Gating {
+        /// The weights that were decided.
+        weights: Vec<WeightRecord>,
+        /// The merged model.
+        model: Digest,
+    },
+}
+
+impl Coordinator {
+    /// How many refused messages of one member are recorded in one round.
+    pub const MAX_REFUSALS: u32 = 16;
+
+    /// A coordinator with an empty log.
+    #[must_use]
+    pub const fn new(key: PublicKey) -> Self {
+        Self {
+            key,
+            num_events: 0,
+            charter: None,
+            base: None,
+            measured: BTreeMap::new(),
+            round: None,
+            outcomes: vec![],
+            num_refused: BTreeMap::new(),
+        }
+    }
+
+    /// The charter in force.
+    #[must_use]
+    pub fn charter(&self) -> Option<&Signed<Charter>> {
+        self.charter.as_ref().map(|(_, signed)| signed)
+    }
+
+    /// The Shared Base as it stands.
+    #[must_use]
+    pub const fn base(&self) -> Option<Digest> {
+        self.base
+    }
+
+    /// Bits per byte of `model` on the open held-out text, where it was measured.
+    #[must_use]
+    pub fn measured_bpb(&self, model: &Digest) -> Option<f64> {
+        self.measured.get(model).copied()
+    }
+
+    /// The open round.
+    #[must_use]
+    pub const fn round(&self) -> Option<&Round> {
+        self.round.as_ref()
+    }
+
+    /// The rounds that ended, oldest first.
+    #[must_use]
+    pub fn outcomes(&self) -> &[Outcome] {
+        &self.outcomes
+    }
+
+    /// How many events were applied: the version of the state.
+    #[must_use]
+    pub const fn num_events(&self) -> u64 {
+        self.num_events
+    }
+
+    /// Whether every round of the charter has ended.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.outcomes.last().is_some_and(|outcome| outcome.is_last)
+    }
+
+    /// When time alone changes something: the end of the open window.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let round = self.round.as_ref()?;
+        matches!(round.phase, Phase::Collecting).then_some(round.announcement.closes_at)
+    }
+
+    /// What this state waits to have done. Asking again gives the same until an input answers it.
+    #[must_use]
+    pub fn pending(&self) -> Vec<CoordinatorEffect> {
+        let Some((_, signed)) = &self.charter else { return vec![] };
+        let base = signed.document.base;
+        if !self.measured.contains_key(&base) {
+            return vec![CoordinatorEffect::MeasureBase { base }];
+        }
+        let Some(round) = &self.round else { return vec![] };
+        let (number, base) = (round.announcement.round, round.announcement.base);
+        match &round.phase {
+            Phase::Collecting => round
+                .answers
+                .iter()
+                .filter_map(|(member, answer)| match answer {
+                    Answer::Received(contribution) => Some(CoordinatorEffect::Screen {
+                        round: number,
+                        member: member.clone(),
+                        base,
+                        weights: contribution.document.weights,
+                    }),
+                    _ => None,
+                })
+                .collect(),
+            Phase::Merging { weights } => {
+                let input = |record: &WeightRecord| match round.answers.get(&record.member) {
+                    Some(Answer::Judged(contribution, _)) => Some((contribution.document.weights, record.weight)),
+                    _ => None,
+                };
+                vec![CoordinatorEffect::Merge { round: number, base, inputs: weights.iter().filter_map(input).collect() }]
+            }
+            Phase::Gating { model, .. } => vec![CoordinatorEffect::MeasureMerged { round: number, model: *model }],
+        }
+    }
+
+    /// Decides what follows from `input`. The state is unchanged until the events are durable and applied.
+    ///
+    /// # Errors
+    /// [`RoundError`]: the input is not taken, and why.
+    pub fn handle(&self, now: Timestamp, input: CoordinatorInput) -> Result<Vec<CoordinatorEvent>, RoundError> {
+        let mut next = self.clone();
+        let mut events = vec![];
+        match input {
+            CoordinatorInput::Tick => {}
+            CoordinatorInput::AdoptCharter(signed) => {
+                let charter = Charter::binding(&signed, now)?;
+                charter.check_coordinator(self.key)?;
+                if let Some((expected, _)) = &self.charter {
+                    let found = signed.digest()?;
+                    if *expected != found {
+                        return Err(RoundError::OtherCharter { expected: *expected, found });
+                    }
+                    return Ok(vec![]);
+                }
+                next.push(&mut events, CoordinatorEvent::CharterAdopted { charter: signed })?;
+            }
+            CoordinatorInput::BaseMeasured { base, bpb } => {
+                if self.measured.contains_key(&base) {
+                    return Ok(vec![]);
+                }
+                next.push(&mut events, CoordinatorEvent::BaseMeasured { base, bpb })?;
+            }
+            CoordinatorInput::Contribute { sender, contribution } => {
+                if !self.check_contribution(sender, &contribution)? {
+                    return Ok(vec![]);
+                }
+                next.push(&mut events, CoordinatorEvent::ContributionReceived { contribution })?;
+            }
+            CoordinatorInput::Decline { sender, decline } => {
+                if !self.check_decline(sender, &decline)? {
+                    return Ok(vec![]);
+                }
+                next.push(&mut events, CoordinatorEvent::Declined { decline })?;
+            }
+            CoordinatorInput::Screened { round, member, screening } => {
+                let verdict = self.judge(round, &member, &screening)?;
+                let event = CoordinatorEvent::ContributionScreened { round, member, screening, verdict };
+                next.push(&mut events, event)?;
+            }
+            CoordinatorInput::Merged { round, model } => {
+                next.push(&mut events, CoordinatorEvent::Merged { round, model })?;
+            }
+            CoordinatorInput::MergedMeasured { round, model, bpb } => {
+                let outcome = self.gate(round, model, bpb)?;
+                next.push(&mut events, CoordinatorEvent::Ended { outcome, bpb })?;
+            }
+        }
+        next.advance(now, &mut events)?;
+        Ok(events)
+    }
+
+    /// What is recorded when a message of `sender` was not taken; nothing more once a member has made
+    /// [`Coordinator::MAX_REFUSALS`] of them in a round, so that it cannot fill the log.
+    #[must_use]
+    pub fn refusal(&self, sender: &MemberName, error: &RoundError) -> Option<CoordinatorEvent> {
+        if self.num_refused.get(sender).is_some_and(|n| *n >= Self::MAX_REFUSALS) {
+            return None;
+        }
+        let round = self.round.as_ref().map_or(0, |round| round.announcement.round);
+        let reason = error.to_string();
+        Some(CoordinatorEvent::MessageRefused { round, member: sender.clone(), reason })
+    }
+
+    /// Takes every step that follows by itself: opening a round, closing the window, starting the merge.
+    fn advance(&mut self, now: Timestamp, events: &mut Vec<CoordinatorEvent>) -> Result<(), RoundError> {
+        loop {
+            let num_events = events.len();
+            self.step(now, events)?;
+            if events.len() == num_events {
+                return Ok(());
+            }
+        }
+    }
+
+    fn step(&mut self, now: Timestamp, events: &mut Vec<CoordinatorEvent>) -> Result<(), RoundError> {
+        let Some((charter_digest, signed)) = self.charter.clone() else { return Ok(()) };
+        let charter = &signed.document;
+        let Some(round) = &self.round else {
+            let number = u32::try_from(self.outcomes.len() + 1).unwrap_or(u32::MAX);
+            let base = self.base.ok_or(RoundError::Unexpected { what: "state without a base" })?;
+            let is_due = !self.is_complete() && self.measured.contains_key(&base) && charter.check_time(now).is_ok();
+            if !is_due {
+                return Ok(());
+            }
+            let closes_at = now.plus(charter.window());
+            let announcement = Announcement { charter: charter_digest, round: number, base, opened_at: now, closes_at };
+            return self.push(events, CoordinatorEvent::RoundAnnounced { announcement });
+        };
+        if !matches!(round.phase, Phase::Collecting) {
+            return Ok(());
+        }
+        let (number, closes_at) = (round.announcement.round, round.announcement.closes_at);
+        if now >= closes_at {
+            let absent: Vec<_> =
+                charter.members.keys().filter(|member| !round.answers.contains_key(*member)).cloned().collect();
+            for member in absent {
+                self.push(events, CoordinatorEvent::Missing { round: number, member })?;
+            }
+        }
+        self.start_merge_if_all_judged(charter, number, events)
+    }
+
+    fn start_merge_if_all_judged(
+        &mut self,
+        charter: &Charter,
+        number: u32,
+        events: &mut Vec<CoordinatorEvent>,
+    ) -> Result<(), RoundError> {
+        let Some(round) = &self.round else { return Ok(()) };
+        let is_judged = |member| matches!(round.answers.get(member), Some(Answer::Judged(..) | Answer::Absent(_)));
+        if !charter.members.keys().all(is_judged) {
+            return Ok(());
+        }
+        let candidates: Vec<_> = round
+            .answers
+            .iter()
+            .filter_map(|(member, answer)| match answer {
+                Answer::Judged(_, Verdict::Accepted { bpb, .. }) => {
+                    Some(Candidate { member: member.clone(), score_bpb: *bpb })
+                }
+                _ => None,
+            })
+            .collect();
+        let num_accepted = candidates.len();
+        let needed = charter.rounds.min_contributions as usize;
+        if num_accepted < needed {
+            let reason =
+                format!("{num_accepted} contributions were accepted; the charter asks for at least {needed}");
+            return self.abandon(reason, events);
+        }
+        let MergeMethod::Uniform = charter.merge.method;
+        match uniform(&candidates, self.floor(charter), charter.merge.influence_cap) {
+            Ok(weights) => self.push(events, CoordinatorEvent::MergeStarted { round: number, weights }),
+            Err(error) => self.abandon(error.to_string(), events),
+        }
+    }
+
+    fn abandon(&mut self, reason: String, events: &mut Vec<CoordinatorEvent>) -> Result<(), RoundError> {
+        let base = self.base.ok_or(RoundError::Unexpected { what: "state without a base" })?;
+        let bpb = self.measured.get(&base).copied().unwrap_or(f64::MAX);
+        let outcome = self.outcome(base, RoundResult::Abandoned { reason }, vec![])?;
+        self.push(events, CoordinatorEvent::Ended { outcome, bpb })
+    }
+
+    /// The quality floor of the open round, in bits per byte: what is above it is refused.
+    fn floor(&self, charter: &Charter) -> f64 {
+        let base = self.round.as_ref().map_or(charter.base, |round| round.announcement.base);
+        self.measured.get(&base).copied().unwrap_or(0.0) * (1.0 + charter.screening.max_bpb_rise)
+    }
+
+    /// `true` where the contribution is new, `false` where it was received before.
+    fn check_contribution(&self, sender: PublicKey, signed: &Signed<Contribution>) -> Result<bool, RoundError> {
+        let contribution = &signed.document;
+        let round = self.check_message(sender, &contribution.member, contribution.charter, contribution.round)?;
+        signed.verify_by(&sender)?;
+        let (number, expected) = (round.announcement.round, round.announcement.base);
+        if contribution.base != expected {
+            return Err(RoundError::OtherBase { round: number, expected, found: contribution.base });
+        }
+        match round.answers.get(&contribution.member) {
+            Some(Answer::Received(known) | Answer::Judged(known, _)) if known.document == *contribution => Ok(false),
+            Some(Answer::Absent(Verdict::Missing)) => Err(RoundError::Late { round: number }),
+            Some(_) => Err(RoundError::AlreadyAnswered { member: contribution.member.clone(), round: number }),
+            None if matches!(round.phase, Phase::Collecting) => Ok(true),
+            None => Err(RoundError::Late { round: number }),
+        }
+    }
+
+    /// `true` where the answer is new, `false` where it was received before.
+    fn check_decline(&self, sender: PublicKey, signed: &Signed<Decline>) -> Result<bool, RoundError> {
+        let decline = &signed.document;
+        let round = self.check_message(sender, &decline.member, decline.charter, decline.round)?;
+        signed.verify_by(&sender)?;
+        let (found, limit) = (decline.reason.len(), Decline::MAX_REASON_BYTES);
+        if found > limit {
+            return Err(RoundError::TooLong { field: "reason", found, limit });
+        }
+        let number = round.announcement.round;
+        match round.answers.get(&decline.member) {
+            Some(Answer::Absent(Verdict::Declined { reason })) if *reason == decline.reason => Ok(false),
+            Some(Answer::Absent(Verdict::Missing)) => Err(RoundError::Late { round: number }),
+            Some(_) => Err(RoundError::AlreadyAnswered { member: decline.member.clone(), round: number }),
+            None if matches!(round.phase, Phase::Collecting) => Ok(true),
+            None => Err(RoundError::Late { round: number }),
+        }
+    }
+
+    /// The open round, if `sender` may speak for `member` in it.
+    fn check_message(
+        &self,
+        sender: PublicKey,
+        member: &MemberName,
+        charter_digest: Digest,
+        number: u32,
+    ) -> Result<&Round, RoundError> {
+        let (expected, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
+        let name = signed.document.member_of(sender)?;
+        if name != member {
+            return Err(RoundError::OtherMember { sender: name.clone(), found: member.clone() });
+        }
+        if charter_digest != *expected {
+            return Err(RoundError::OtherCharter { expected: *expected, found: charter_digest });
+        }
+        let round = self.round.as_ref().ok_or(RoundError::NoRound)?;
+        if number != round.announcement.round {
+            return Err(RoundError::OtherRound { expected: round.announcement.round, found: number });
+        }
+        Ok(round)
+    }
+
+    /// The verdict that follows from what was measured and from the charter.
+    fn judge(&self, number: u32, member: &MemberName, screening: &Screening) -> Result<Verdict, RoundError> {
+        const LATE_RESULT: RoundError = RoundError::Unexpected { what: "screening result" };
+        let (_, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
+        let round = self.round.as_ref().filter(|round| round.announcement.round == number).ok_or(LATE_RESULT)?;
+        if !matches!(round.answers.get(member), Some(Answer::Received(_))) {
+            return Err(LATE_RESULT);
+        }
+        let limit = signed.document.screening.max_relative_change;
+        let floor = self.floor(&signed.document);
+        let reasons = match screening {
+            Screening::Malformed { what } => vec![RefusalReason::Malformed { what: what.clone() }],
+            Screening::NotFinite { tensor, index } => {
+                vec![RefusalReason::NotFinite { tensor: tensor.clone(), index: *index }]
+            }
+            Screening::Measured { relative_change, bpb } => {
+                // Written so that a NaN is refused.
+                let is_near = *relative_change <= limit;
+                let accepted = bpb.filter(|bpb| is_near && *bpb <= floor);
+                if let Some(bpb) = accepted {
+                    return Ok(Verdict::Accepted { bpb, relative_change: *relative_change });
+                }
+                let mut reasons = vec![];
+                if !is_near {
+                    reasons.push(RefusalReason::ChangeTooLarge { relative_change: *relative_change, limit });
+                }
+                if is_near || bpb.is_some_and(|bpb| bpb > floor) {
+                    reasons.push(RefusalReason::BelowFloor { bpb: *bpb, floor });
+                }
+                reasons
+            }
+        };
+        Ok(Verdict::Refused { reasons })
+    }
+
+    /// The charter's gate over the merged model.
+    fn gate(&self, number: u32, model: Digest, bpb: f64) -> Result<Outcome, RoundError> {
+        const LATE_RESULT: RoundError = RoundError::Unexpected { what: "measurement of a merged model" };
+        let (_, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
+        let round = self.round.as_ref().filter(|round| round.announcement.round == number).ok_or(LATE_RESULT)?;
+        let Phase::Gating { weights, model: expected } = &round.phase else { return Err(LATE_RESULT) };
+        if *expected != model {
+            return Err(LATE_RESULT);
+        }
+        let adopted = self.measured.get(&signed.document.base).copied().ok_or(LATE_RESULT)?;
+        let limit = adopted * (1.0 + signed.document.gate.max_bpb_rise);
+        if bpb <= limit {
+            return self.outcome(model, RoundResult::Published { bpb }, weights.clone());
+        }
+        let reason = format!(
+            "the merged model has {bpb:.4} bits per byte on the open held-out text; the charter's gate allows {limit:.4}"
+        );
+        let base = round.announcement.base;
+        self.outcome(base, RoundResult::Abandoned { reason }, weights.clone())
+    }
+
+    fn outcome(&self, base: Digest, result: RoundResult, weights: Vec<WeightRecord>) -> Result<Outcome, RoundError> {
+        let (charter, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
+        let round = self.round.as_ref().ok_or(RoundError::NoRound)?;
+        let verdict = |answer: &Answer| match answer {
+            Answer::Judged(_, verdict) | Answer::Absent(verdict) => Some(verdict.clone()),
+            Answer::Received(_) => None,
+        };
+        let verdicts = round.answers.iter().filter_map(|(name, answer)| Some((name.clone(), verdict(answer)?))).collect();
+        let number = round.announcement.round;
+        let is_last = number >= signed.document.rounds.num_rounds;
+        Ok(Outcome { charter: *charter, round: number, base, result, verdicts, weights, is_last })
+    }
+
+    fn push(&mut self, events: &mut Vec<CoordinatorEvent>, event: CoordinatorEvent) -> Result<(), RoundError> {
+        self.apply(&event)?;
+        events.push(event);
+        Ok(())
+    }
+
+    /// Moves the state over an event of its log.
+    ///
+    /// # Errors
+    /// Where the event cannot follow in this state: the log is not one that this machine wrote.
+    pub fn apply(&mut self, event: &CoordinatorEvent) -> Result<(), RoundError> {
+        let unexpected = RoundError::Unexpected { what: event.name() };
+        match event {
+            CoordinatorEvent::CharterAdopted { charter } => {
+                self.base = Some(charter.document.base);
+                self.charter = Some((charter.digest()?, charter.clone()));
+            }
+            CoordinatorEvent::BaseMeasured { base, bpb } => {
+                self.measured.insert(*base, *bpb);
+            }
+            CoordinatorEvent::RoundAnnounced { announcement } => {
+                let (answers, phase) = (BTreeMap::new(), Phase::Collecting);
+                self.round = Some(Round { announcement: announcement.clone(), answers, phase });
+                self.num_refused.clear();
+            }
+            CoordinatorEvent::ContributionReceived { contribution } => {
+                let member = contribution.document.member.clone();
+                let answer = Answer::Received(Box::new(contribution.clone()));
+                self.round.as_mut().ok_or(unexpected)?.answers.insert(member, answer);
+            }
+            CoordinatorEvent::ContributionScreened { member, verdict, .. } => {
+                let answers = &mut self.round.as_mut().ok_or(RoundError::NoRound)?.answers;
+                let Some(Answer::Received(contribution)) = answers.get(member).cloned() else { return Err(unexpected) };
+                answers.insert(member.clone(), Answer::Judged(contribution, verdict.clone()));
+            }
+            CoordinatorEvent::MessageRefused { member, .. } => {
+                *self.num_refused.entry(member.clone()).or_default() += 1;
+            }
+            CoordinatorEvent::Declined { decline } => {
+                let verdict = Verdict::Declined { reason: decline.document.reason.clone() };
+                let answers = &mut self.round.as_mut().ok_or(unexpected)?.answers;
+                answers.insert(decline.document.member.clone(), Answer::Absent(verdict));
+            }
+            CoordinatorEvent::Missing { member, .. } => {
+                let answers = &mut self.round.as_mut().ok_or(unexpected)?.answers;
+                answers.insert(member.clone(), Answer::Absent(Verdict::Missing));
+            }
+            CoordinatorEvent::MergeStarted { weights, .. } => {
+                self.round.as_mut().ok_or(unexpected)?.phase = Phase::Merging { weights: weights.clone() };
+            }
+            CoordinatorEvent::Merged { round, model } => {
+                let open = self.round.as_mut().ok_or(RoundError::NoRound)?;
+                let Phase::Merging { weights } = &open.phase else { return Err(unexpected) };
+                if *round != open.announcement.round {
+                    return Err(unexpected);
+                }
+                open.phase = Phase::Gating { weights: weights.clone(), model: *model };
+            }
+            CoordinatorEvent::Ended { outcome, bpb } => {
+                if let RoundResult::Published { .. } = outcome.result {
+                    self.measured.insert(outcome.base, *bpb);
+                    self.base = Some(outcome.base);
+                }
+                self.outcomes.push(outcome.clone());
+                self.round = None;
+            }
+        }
+        self.num_events += 1;
+        Ok(())
+    }
+}

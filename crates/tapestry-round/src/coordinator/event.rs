@@ -1,0 +1,200 @@
+//! What goes into the coordinator, what it writes, and what it asks to have done.
+
+use crate::{Announcement, Contribution, Decline, Outcome, Screening, Verdict};
+use serde::{Deserialize, Serialize};
+use tapestry_core::{Digest, MemberName, PublicKey, Signed};
+use tapestry_governance::Charter;
+use tapestry_merge::weights::WeightRecord;
+
+/// What happened outside.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CoordinatorInput {
+    /// Time has passed.
+    Tick,
+    /// The operator publishes a charter that members have signed.
+    AdoptCharter(Signed<Charter>),
+    /// The charter's base was measured on the open held-out text.
+    BaseMeasured {
+        /// The model.
+        base: Digest,
+        /// Bits per byte.
+        bpb: f64,
+    },
+    /// A member contributes. All chunks of its weights are in the store.
+    Contribute {
+        /// The key that the connection was authenticated with.
+        sender: PublicKey,
+        /// What it says.
+        contribution: Signed<Contribution>,
+    },
+    /// A member declines a round.
+    Decline {
+        /// The key that the connection was authenticated with.
+        sender: PublicKey,
+        /// What it says.
+        decline: Signed<Decline>,
+    },
+    /// A contribution was measured.
+    Screened {
+        /// The round.
+        round: u32,
+        /// Whose contribution.
+        member: MemberName,
+        /// What was measured.
+        screening: Screening,
+    },
+    /// The merge is done and durable.
+    Merged {
+        /// The round.
+        round: u32,
+        /// The merged model.
+        model: Digest,
+    },
+    /// The merged model was measured on the open held-out text.
+    MergedMeasured {
+        /// The round.
+        round: u32,
+        /// The merged model.
+        model: Digest,
+        /// Bits per byte.
+        bpb: f64,
+    },
+}
+
+/// What the coordinator's log says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum CoordinatorEvent {
+    /// A charter with its quorum is in force.
+    CharterAdopted {
+        /// The charter with its signatures.
+        charter: Signed<Charter>,
+    },
+    /// The charter's base was measured.
+    BaseMeasured {
+        /// The model.
+        base: Digest,
+        /// Bits per byte on the open held-out text.
+        bpb: f64,
+    },
+    /// A round is open.
+    RoundAnnounced {
+        /// Its terms.
+        announcement: Announcement,
+    },
+    /// A contribution has arrived whole.
+    ContributionReceived {
+        /// With its signature.
+        contribution: Signed<Contribution>,
+    },
+    /// A contribution was judged.
+    ContributionScreened {
+        /// The round.
+        round: u32,
+        /// The member.
+        member: MemberName,
+        /// What was measured.
+        screening: Screening,
+        /// What follows under the charter.
+        verdict: Verdict,
+    },
+    /// A member's message was not taken.
+    MessageRefused {
+        /// The open round, 0 where none was.
+        round: u32,
+        /// Who sent it.
+        member: MemberName,
+        /// Why.
+        reason: String,
+    },
+    /// A member declined.
+    Declined {
+        /// With its signature.
+        decline: Signed<Decline>,
+    },
+    /// The window closed without an answer from a member.
+    Missing {
+        /// The round.
+        round: u32,
+        /// The member.
+        member: MemberName,
+    },
+    /// Who is merged, and with which weight.
+    MergeStarted {
+        /// The round.
+        round: u32,
+        /// With the explanation of each.
+        weights: Vec<WeightRecord>,
+    },
+    /// The merged model is durable.
+    Merged {
+        /// The round.
+        round: u32,
+        /// The model.
+        model: Digest,
+    },
+    /// The round is over: a new base is published, or the old one stays.
+    Ended {
+        /// What members are told.
+        outcome: Outcome,
+        /// Bits per byte of the merged model where there is one, else of the base that stays.
+        bpb: f64,
+    },
+}
+
+impl CoordinatorEvent {
+    /// The event's name, as in its JSON form.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::CharterAdopted { .. } => "charter_adopted",
+            Self::BaseMeasured { .. } => "base_measured",
+            Self::RoundAnnounced { .. } => "round_announced",
+            Self::ContributionReceived { .. } => "contribution_received",
+            Self::ContributionScreened { .. } => "contribution_screened",
+            Self::MessageRefused { .. } => "message_refused",
+            Self::Declined { .. } => "declined",
+            Self::Missing { .. } => "missing",
+            Self::MergeStarted { .. } => "merge_started",
+            Self::Merged { .. } => "merged",
+            Self::Ended { .. } => "ended",
+        }
+    }
+}
+
+/// What the coordinator asks its driver to do. Doing it twice does no harm.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CoordinatorEffect {
+    /// Measure the charter's base on the open held-out text; answer with `BaseMeasured`.
+    MeasureBase {
+        /// The model.
+        base: Digest,
+    },
+    /// Measure a contribution against the round's base; answer with `Screened`.
+    Screen {
+        /// The round.
+        round: u32,
+        /// Whose.
+        member: MemberName,
+        /// The round's base.
+        base: Digest,
+        /// The manifest of the contribution's weights.
+        weights: Digest,
+    },
+    /// Merge; answer with `Merged`.
+    Merge {
+        /// The round.
+        round: u32,
+        /// The round's base, for its files.
+        base: Digest,
+        /// Manifests of weights, each with its share, in the order of members' names.
+        inputs: Vec<(Digest, f64)>,
+    },
+    /// Measure the merged model on the open held-out text; answer with `MergedMeasured`.
+    MeasureMerged {
+        /// The round.
+        round: u32,
+        /// The merged model.
+        model: Digest,
+    },
+}

@@ -1,0 +1,243 @@
+//! What coordinator and members say to each other. Everything that matters is a signed document.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use tapestry_core::{Digest, Document, MemberName, Signed, Timestamp};
+use tapestry_merge::weights::WeightRecord;
+
+/// The coordinator opens a round.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Announcement {
+    /// The charter under which the round runs.
+    pub charter: Digest,
+    /// The number of the round, from 1.
+    pub round: u32,
+    /// The model to start from.
+    pub base: Digest,
+    /// When the round was opened.
+    pub opened_at: Timestamp,
+    /// When the window closes.
+    pub closes_at: Timestamp,
+}
+
+impl Document for Announcement {
+    const DOMAIN: &'static str = "announcement/1";
+}
+
+/// What a training run was, as its member states it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingMetrics {
+    /// Tokens trained on, counted once for each time they were seen.
+    pub num_tokens: u64,
+    /// Optimiser updates.
+    pub num_steps: u64,
+    /// Loss of the first step, in nats per token.
+    pub first_loss: f64,
+    /// Mean loss over the last quarter of the steps, in nats per token.
+    pub last_loss: f64,
+    /// Wall time in seconds.
+    pub wall_seconds: f64,
+    /// Processor time in seconds.
+    pub cpu_seconds: f64,
+}
+
+/// A member's result of Contributed CPT for one round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contribution {
+    /// The charter under which it is made.
+    pub charter: Digest,
+    /// The round.
+    pub round: u32,
+    /// The model that training started from.
+    pub base: Digest,
+    /// The member.
+    pub member: MemberName,
+    /// The weight vector: the digest of its manifest of weights.
+    pub weights: Digest,
+    /// How it came about.
+    pub metrics: TrainingMetrics,
+}
+
+impl Document for Contribution {
+    const DOMAIN: &'static str = "contribution/1";
+}
+
+/// A member does not take part in a round.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decline {
+    /// The charter.
+    pub charter: Digest,
+    /// The round.
+    pub round: u32,
+    /// The member.
+    pub member: MemberName,
+    /// Why, in the member's words; may be empty. At most [`Decline::MAX_REASON_BYTES`] long.
+    pub reason: String,
+}
+
+impl Decline {
+    /// The longest reason that is recorded.
+    pub const MAX_REASON_BYTES: usize = 1000;
+}
+
+impl Document for Decline {
+    const DOMAIN: &'static str = "decline/1";
+}
+
+/// What the coordinator measured of a contribution. Facts only: the verdict follows from them and the charter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Screening {
+    /// The weights are not those of the base's architecture: a name, shape or type differs, or a chunk cannot be read.
+    Malformed {
+        /// What differs.
+        what: String,
+    },
+    /// A weight is NaN or infinite.
+    NotFinite {
+        /// The tensor.
+        tensor: String,
+        /// Index of the first such element, row-major.
+        index: u64,
+    },
+    /// The weights are well-formed.
+    Measured {
+        /// L2 norm of (weights - base) over the L2 norm of the base.
+        relative_change: f64,
+        /// Bits per byte on the open held-out text; none where the change was already too large, or the model gives no
+        /// finite value.
+        bpb: Option<f64>,
+    },
+}
+
+/// Why a contribution was refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RefusalReason {
+    /// Names, shapes, types or chunks.
+    Malformed {
+        /// What differs.
+        what: String,
+    },
+    /// NaN or infinity.
+    NotFinite {
+        /// The tensor.
+        tensor: String,
+        /// The element.
+        index: u64,
+    },
+    /// Too far from the base.
+    ChangeTooLarge {
+        /// Found.
+        relative_change: f64,
+        /// The charter's bound.
+        limit: f64,
+    },
+    /// Worse than the quality floor.
+    BelowFloor {
+        /// Found, in bits per byte; none where the model gave no finite value.
+        bpb: Option<f64>,
+        /// The floor: the largest bits per byte that is accepted.
+        floor: f64,
+    },
+}
+
+impl fmt::Display for RefusalReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed { what } => write!(f, "{what}"),
+            Self::NotFinite { tensor, index } => write!(f, "tensor {tensor} holds NaN or infinity at element {index}"),
+            Self::ChangeTooLarge { relative_change, limit } => {
+                write!(f, "the weights moved by {relative_change:.4} of the base's norm; the charter allows {limit}")
+            }
+            Self::BelowFloor { bpb: Some(bpb), floor } => {
+                write!(f, "{bpb:.4} bits per byte on the open held-out text; the quality floor is {floor:.4}")
+            }
+            Self::BelowFloor { bpb: None, floor } => {
+                write!(f, "no finite value on the open held-out text; the quality floor is {floor:.4} bits per byte")
+            }
+        }
+    }
+}
+
+/// What became of a member's part in a round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Verdict {
+    /// It goes into the merge.
+    Accepted {
+        /// Bits per byte on the open held-out text.
+        bpb: f64,
+        /// L2 norm of the change over that of the base.
+        relative_change: f64,
+    },
+    /// It does not touch the base.
+    Refused {
+        /// Every reason that was found.
+        reasons: Vec<RefusalReason>,
+    },
+    /// The member declined.
+    Declined {
+        /// In its words.
+        reason: String,
+    },
+    /// The window closed without an answer.
+    Missing,
+}
+
+/// How a round ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RoundResult {
+    /// A new Shared Base.
+    Published {
+        /// Its bits per byte on the open held-out text.
+        bpb: f64,
+    },
+    /// The base stays.
+    Abandoned {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The end of a round, as the coordinator publishes it to all members equally.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outcome {
+    /// The charter.
+    pub charter: Digest,
+    /// The round.
+    pub round: u32,
+    /// The Shared Base from now on.
+    pub base: Digest,
+    /// Whether it is a new one.
+    pub result: RoundResult,
+    /// What became of each member's part, and why.
+    pub verdicts: BTreeMap<MemberName, Verdict>,
+    /// How each accepted contribution was weighted, and why. Empty where nothing was merged.
+    pub weights: Vec<WeightRecord>,
+    /// Whether this was the charter's last round.
+    pub is_last: bool,
+}
+
+impl Document for Outcome {
+    const DOMAIN: &'static str = "outcome/1";
+}
+
+/// What a node learns when it asks where the loop is. Each part is signed by the coordinator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct News {
+    /// Grows with each change, so that a node can wait for the next.
+    pub version: u64,
+    /// The open round, if there is one.
+    pub announcement: Option<Signed<Announcement>>,
+    /// The last round that ended, if there is one.
+    pub outcome: Option<Signed<Outcome>>,
+}

@@ -1,0 +1,130 @@
+//! Why a state machine does not take an input.
+
+use tapestry_core::{CanonicalError, Digest, MemberName, SignedError};
+use tapestry_governance::CharterError;
+
+/// Who is to blame, which decides what happens next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The member misbehaved: recorded in the log.
+    Member,
+    /// The coordinator misbehaved: recorded in the node's log.
+    Coordinator,
+    /// It came too early, too late or twice: nobody misbehaved.
+    Timing,
+    /// This program is wrong.
+    Internal,
+}
+
+/// Why an input is not taken. The state is unchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum RoundError {
+    /// The charter does not bind, or names other parties.
+    #[error(transparent)]
+    Charter(#[from] CharterError),
+    /// A document is not signed by the one who should have signed it.
+    #[error(transparent)]
+    Signature(#[from] SignedError),
+    /// There is no charter yet.
+    #[error("no charter has been adopted yet: `tapestry charter publish` (coordinator) or `tapestry node join` (node)")]
+    NoCharter,
+    /// Another charter is in force.
+    #[error("this belongs to charter {found}; charter {expected} is in force")]
+    OtherCharter {
+        /// In force.
+        expected: Digest,
+        /// Found.
+        found: Digest,
+    },
+    /// No round is open.
+    #[error("no round is open")]
+    NoRound,
+    /// The document is for another round.
+    #[error("this is for round {found}; round {expected} is open: a replayed or late message")]
+    OtherRound {
+        /// Open.
+        expected: u32,
+        /// Found.
+        found: u32,
+    },
+    /// Training started from another base.
+    #[error("round {round} starts from base {expected}; this contribution started from {found}")]
+    OtherBase {
+        /// The round.
+        round: u32,
+        /// The round's base.
+        expected: Digest,
+        /// The contribution's.
+        found: Digest,
+    },
+    /// The sender speaks for another member.
+    #[error("member {sender} may not speak for {found}")]
+    OtherMember {
+        /// Whose key it is.
+        sender: MemberName,
+        /// Whose name it is.
+        found: MemberName,
+    },
+    /// A second, different answer in one round.
+    #[error("{member} has already answered round {round} with something else")]
+    AlreadyAnswered {
+        /// The member.
+        member: MemberName,
+        /// The round.
+        round: u32,
+    },
+    /// The window has closed.
+    #[error("round {round} no longer takes contributions")]
+    Late {
+        /// The round.
+        round: u32,
+    },
+    /// A field is longer than allowed.
+    #[error("`{field}` has {found} bytes; at most {limit} are accepted")]
+    TooLong {
+        /// The field.
+        field: &'static str,
+        /// Its length.
+        found: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// The coordinator announced a round that does not follow from what it published.
+    #[error("the coordinator announces round {round} from base {found}; {expected} was published before it")]
+    UnexpectedBase {
+        /// The round.
+        round: u32,
+        /// What should be the base.
+        expected: Digest,
+        /// What is announced.
+        found: Digest,
+    },
+    /// An event or result that the state did not wait for.
+    #[error("unexpected {what} in this state")]
+    Unexpected {
+        /// Which.
+        what: &'static str,
+    },
+    /// No canonical form.
+    #[error(transparent)]
+    Canonical(#[from] CanonicalError),
+}
+
+impl RoundError {
+    /// Who is to blame.
+    #[must_use]
+    pub const fn blame(&self) -> Blame {
+        match self {
+            Self::Signature(_)
+            | Self::OtherBase { .. }
+            | Self::OtherMember { .. }
+            | Self::AlreadyAnswered { .. }
+            | Self::OtherCharter { .. }
+            | Self::OtherRound { .. }
+            | Self::TooLong { .. } => Blame::Member,
+            Self::Charter(_) | Self::UnexpectedBase { .. } => Blame::Coordinator,
+            Self::NoRound | Self::Late { .. } | Self::NoCharter => Blame::Timing,
+            Self::Unexpected { .. } | Self::Canonical(_) => Blame::Internal,
+        }
+    }
+}

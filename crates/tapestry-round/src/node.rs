@@ -1,0 +1,348 @@
+//! A node's side of the Shared-Base Loop, and the Sovereign Build that follows it.
+//!
+//! A node trusts the charter and nothing else: it checks the quorum, its own membership, the time, and that whoever
+//! announces a round is the coordinator that the members chose and starts from what was published before.
+//!
+//! Only [`ContributedCpt`] can become a contribution. [`SovereignModel`], the result of Private CPT, has no way into one:
+//! no function of this crate takes it, and it holds no manifest of weights that the store could send.
+
+mod event;
+#[cfg(test)]
+mod tests;
+
+pub use event::{
+    ContributedCpt, Measurement, NodeEffect, NodeEvent, NodeInput, SovereignModel, Subject, TransferMetrics,
+};
+
+use crate::{Announcement, Contribution, Decline, News, Outcome, RoundError};
+use std::collections::BTreeSet;
+use tapestry_core::{Digest, MemberName, PublicKey, Signed, Timestamp};
+use tapestry_governance::Charter;
+
+/// The state of a node: the fold of its log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    key: PublicKey,
+    charter: Option<Membership>,
+    /// The newest model that the charter's chain of publications leads to.
+    base: Option<Digest>,
+    /// Whether that model is on this machine.
+    is_base_held: bool,
+    round: Option<NodeRound>,
+    last_outcome: Option<Outcome>,
+    measured: BTreeSet<Subject>,
+    sovereign: Option<SovereignModel>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Membership {
+    member: MemberName,
+    digest: Digest,
+    signed: Signed<Charter>,
+}
+
+/// A node's view of the open round.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeRound {
+    /// How it was announced.
+    pub announcement: Announcement,
+    /// What this node has done.
+    pub progress: Progress,
+}
+
+/// How far a node is with a round. Each step names what has been done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// The announcement was checked and accepted.
+    Accepted,
+    /// Contributed CPT is done.
+    Trained(ContributedCpt),
+    /// The coordinator has confirmed that the contribution arrived.
+    Sent(ContributedCpt),
+    /// This node cannot or will not take part.
+    Declining(String),
+    /// The coordinator knows.
+    Declined,
+}
+
+impl Node {
+    /// A node with an empty log.
+    #[must_use]
+    pub const fn new(key: PublicKey) -> Self {
+        Self {
+            key,
+            charter: None,
+            base: None,
+            is_base_held: false,
+            round: None,
+            last_outcome: None,
+            measured: BTreeSet::new(),
+            sovereign: None,
+        }
+    }
+
+    /// The charter that this node follows.
+    #[must_use]
+    pub fn charter(&self) -> Option<&Signed<Charter>> {
+        self.charter.as_ref().map(|membership| &membership.signed)
+    }
+
+    /// The name under which this node's key is in the charter.
+    #[must_use]
+    pub fn member(&self) -> Option<&MemberName> {
+        self.charter.as_ref().map(|membership| &membership.member)
+    }
+
+    /// The open round.
+    #[must_use]
+    pub const fn round(&self) -> Option<&NodeRound> {
+        self.round.as_ref()
+    }
+
+    /// The newest Shared Base known.
+    #[must_use]
+    pub const fn base(&self) -> Option<Digest> {
+        self.base
+    }
+
+    /// The end of the last round that ended.
+    #[must_use]
+    pub const fn last_outcome(&self) -> Option<&Outcome> {
+        self.last_outcome.as_ref()
+    }
+
+    /// The Sovereign Model, once it is built.
+    #[must_use]
+    pub const fn sovereign(&self) -> Option<&SovereignModel> {
+        self.sovereign.as_ref()
+    }
+
+    /// Whether the loop has ended and the Sovereign Model is built and measured.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.sovereign.is_some() && self.pending().is_empty()
+    }
+
+    /// What this state waits to have done, most urgent first. Empty while only the coordinator can move things on.
+    #[must_use]
+    pub fn pending(&self) -> Vec<NodeEffect> {
+        let (Some(membership), Some(base)) = (&self.charter, self.base) else { return vec![] };
+        let mut effects = vec![];
+        let measure = |subject, model| (!self.measured.contains(&subject)).then_some(NodeEffect::Measure { subject, model });
+        match &self.round {
+            Some(NodeRound { progress: Progress::Trained(trained), announcement }) => {
+                let contribution = trained.contribution(&membership.member, announcement);
+                effects.push(NodeEffect::SendContribution { contribution });
+                return effects;
+            }
+            Some(NodeRound { progress: Progress::Declining(reason), announcement }) => {
+                let (charter, round) = (announcement.charter, announcement.round);
+                let (member, reason) = (membership.member.clone(), reason.clone());
+                effects.push(NodeEffect::SendDecline { decline: Decline { charter, round, member, reason } });
+                return effects;
+            }
+            _ => {}
+        }
+        let is_wanted = self.round.is_some() || self.last_outcome.is_some();
+        if is_wanted && !self.is_base_held {
+            return vec![NodeEffect::PullBase { base }];
+        }
+        match &self.round {
+            Some(NodeRound { progress: Progress::Accepted, announcement }) => {
+                effects.push(NodeEffect::Train { round: announcement.round, base });
+            }
+            Some(NodeRound { progress: Progress::Sent(trained), announcement }) => {
+                effects.extend(measure(Subject::OwnCpt { round: announcement.round }, trained.weights()));
+            }
+            _ => {}
+        }
+        if self.is_base_held {
+            let rounds_done = self.last_outcome.as_ref().map_or(0, |outcome| outcome.round);
+            effects.extend(measure(Subject::SharedBase { round: rounds_done }, base));
+        }
+        if self.last_outcome.as_ref().is_some_and(|outcome| outcome.is_last) && self.round.is_none() {
+            match &self.sovereign {
+                None => effects.push(NodeEffect::BuildSovereign { base }),
+                Some(model) => effects.extend(measure(Subject::Sovereign, model.digest())),
+            }
+        }
+        effects
+    }
+
+    /// Decides what follows from `input`. The state is unchanged until the events are durable and applied.
+    ///
+    /// # Errors
+    /// [`RoundError`]: the input is not taken, and why.
+    pub fn handle(&self, now: Timestamp, input: NodeInput) -> Result<Vec<NodeEvent>, RoundError> {
+        match input {
+            NodeInput::Join { charter } => self.join(now, charter),
+            NodeInput::News(news) => self.news(now, news),
+            NodeInput::BasePulled { base, transfer } => {
+                self.expect(self.base == Some(base) && !self.is_base_held, "base")?;
+                Ok(vec![NodeEvent::BaseHeld { base, transfer }])
+            }
+            NodeInput::Trained { round, contributed } => {
+                self.expect_round(round, "training result", |p| matches!(p, Progress::Accepted))?;
+                Ok(vec![NodeEvent::Trained { round, contributed }])
+            }
+            NodeInput::CannotTrain { round, reason } => {
+                self.expect_round(round, "training result", |p| matches!(p, Progress::Accepted))?;
+                Ok(vec![NodeEvent::Declining { round, reason: cut(reason) }])
+            }
+            NodeInput::ContributionSent { round, transfer } => {
+                self.expect_round(round, "confirmation", |p| matches!(p, Progress::Trained(_)))?;
+                Ok(vec![NodeEvent::ContributionSent { round, transfer }])
+            }
+            NodeInput::DeclineSent { round } => {
+                self.expect_round(round, "confirmation", |p| matches!(p, Progress::Declining(_)))?;
+                Ok(vec![NodeEvent::DeclineSent { round }])
+            }
+            NodeInput::Measured(measurement) => {
+                if self.measured.contains(&measurement.subject) {
+                    return Ok(vec![]);
+                }
+                Ok(vec![NodeEvent::Measured(measurement)])
+            }
+            NodeInput::SovereignBuilt { model, metrics } => {
+                self.expect(self.sovereign.is_none(), "Sovereign Model")?;
+                Ok(vec![NodeEvent::SovereignBuilt { model, metrics }])
+            }
+        }
+    }
+
+    fn join(&self, now: Timestamp, signed: Signed<Charter>) -> Result<Vec<NodeEvent>, RoundError> {
+        let charter = Charter::binding(&signed, now)?;
+        charter.member_of(self.key)?;
+        let found = signed.digest()?;
+        match &self.charter {
+            None => Ok(vec![NodeEvent::Joined { charter: signed }]),
+            Some(known) if known.digest == found => Ok(vec![]),
+            Some(known) => Err(RoundError::OtherCharter { expected: known.digest, found }),
+        }
+    }
+
+    /// Checks what the coordinator says and takes what is new.
+    fn news(&self, now: Timestamp, news: News) -> Result<Vec<NodeEvent>, RoundError> {
+        let Membership { digest, signed, .. } = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
+        let charter = Charter::binding(signed, now)?;
+        let mut events = vec![];
+        let mut next = self.clone();
+        if let Some(signed) = news.outcome {
+            let outcome = signed.verify_by(&charter.coordinator)?;
+            check_charter(*digest, outcome.charter)?;
+            let last_round = next.last_outcome.as_ref().map_or(0, |last| last.round);
+            if outcome.round > last_round {
+                next.push(&mut events, NodeEvent::OutcomeAccepted { outcome: signed })?;
+            }
+        }
+        if let Some(signed) = news.announcement {
+            let announcement = signed.verify_by(&charter.coordinator)?;
+            check_charter(*digest, announcement.charter)?;
+            let is_open = next.round.as_ref().is_some_and(|open| open.announcement.round >= announcement.round);
+            let is_over = next.last_outcome.as_ref().is_some_and(|last| last.round >= announcement.round);
+            if !is_open && !is_over {
+                let expected = next.base.ok_or(RoundError::NoCharter)?;
+                if announcement.base != expected {
+                    let (round, found) = (announcement.round, announcement.base);
+                    return Err(RoundError::UnexpectedBase { round, expected, found });
+                }
+                next.push(&mut events, NodeEvent::RoundAccepted { announcement: signed })?;
+            }
+        }
+        Ok(events)
+    }
+
+    fn expect(&self, condition: bool, what: &'static str) -> Result<(), RoundError> {
+        if condition { Ok(()) } else { Err(RoundError::Unexpected { what }) }
+    }
+
+    fn expect_round(
+        &self,
+        number: u32,
+        what: &'static str,
+        is_due: impl Fn(&Progress) -> bool,
+    ) -> Result<(), RoundError> {
+        let is_due = self.round.as_ref().is_some_and(|r| r.announcement.round == number && is_due(&r.progress));
+        self.expect(is_due, what)
+    }
+
+    fn push(&mut self, events: &mut Vec<NodeEvent>, event: NodeEvent) -> Result<(), RoundError> {
+        self.apply(&event)?;
+        events.push(event);
+        Ok(())
+    }
+
+    /// Moves the state over an event of its log.
+    ///
+    /// # Errors
+    /// Where the event cannot follow in this state: the log is not one that this machine wrote.
+    pub fn apply(&mut self, event: &NodeEvent) -> Result<(), RoundError> {
+        let unexpected = RoundError::Unexpected { what: event.name() };
+        match event {
+            NodeEvent::Joined { charter } => {
+                let member = charter.document.member_of(self.key)?.clone();
+                self.base = Some(charter.document.base);
+                self.charter = Some(Membership { member, digest: charter.digest()?, signed: charter.clone() });
+            }
+            NodeEvent::RoundAccepted { announcement } => {
+                let announcement = announcement.document.clone();
+                self.round = Some(NodeRound { announcement, progress: Progress::Accepted });
+            }
+            NodeEvent::OutcomeAccepted { outcome } => {
+                let outcome = outcome.document.clone();
+                if self.base != Some(outcome.base) {
+                    self.is_base_held = false;
+                    self.base = Some(outcome.base);
+                }
+                self.round = None;
+                self.last_outcome = Some(outcome);
+            }
+            NodeEvent::BaseHeld { .. } => self.is_base_held = true,
+            NodeEvent::Trained { contributed, .. } => {
+                self.round.as_mut().ok_or(unexpected)?.progress = Progress::Trained(contributed.clone());
+            }
+            NodeEvent::ContributionSent { .. } => {
+                let round = self.round.as_mut().ok_or(RoundError::NoRound)?;
+                let Progress::Trained(contributed) = &round.progress else { return Err(unexpected) };
+                round.progress = Progress::Sent(contributed.clone());
+            }
+            NodeEvent::Declining { reason, .. } => {
+                self.round.as_mut().ok_or(unexpected)?.progress = Progress::Declining(reason.clone());
+            }
+            NodeEvent::DeclineSent { .. } => self.round.as_mut().ok_or(unexpected)?.progress = Progress::Declined,
+            NodeEvent::Measured(measurement) => {
+                self.measured.insert(measurement.subject);
+            }
+            NodeEvent::SovereignBuilt { model, .. } => self.sovereign = Some(model.clone()),
+        }
+        Ok(())
+    }
+}
+
+fn check_charter(expected: Digest, found: Digest) -> Result<(), RoundError> {
+    if expected == found { Ok(()) } else { Err(RoundError::OtherCharter { expected, found }) }
+}
+
+/// A reason as long as the coordinator accepts.
+fn cut(mut reason: String) -> String {
+    let mut end = reason.len().min(Decline::MAX_REASON_BYTES);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason.truncate(end);
+    reason
+}
+
+impl ContributedCpt {
+    /// The contribution that this training result becomes.
+    fn contribution(&self, member: &MemberName, announcement: &Announcement) -> Contribution {
+        Contribution {
+            charter: announcement.charter,
+            round: announcement.round,
+            base: announcement.base,
+            member: member.clone(),
+            weights: self.weights(),
+            metrics: self.metrics().clone(),
+        }
+    }
+}

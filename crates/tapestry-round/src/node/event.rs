@@ -1,0 +1,283 @@
+//! What goes into a node, what it writes, and what it asks to have done.
+
+use crate::{Announcement, Contribution, Decline, News, Outcome, TrainingMetrics};
+use serde::{Deserialize, Serialize};
+use tapestry_core::{Digest, Signed};
+use tapestry_governance::Charter;
+
+/// The result of Contributed CPT: the only thing that a contribution can be made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContributedCpt {
+    weights: Digest,
+    metrics: TrainingMetrics,
+}
+
+impl ContributedCpt {
+    /// States that `weights` (a manifest of weights) came out of Contributed CPT for an open round.
+    ///
+    /// The one place to call this is the driver's answer to [`NodeEffect::Train`].
+    #[must_use]
+    pub const fn from_training(weights: Digest, metrics: TrainingMetrics) -> Self {
+        Self { weights, metrics }
+    }
+
+    /// The manifest of the weights.
+    #[must_use]
+    pub const fn weights(&self) -> Digest {
+        self.weights
+    }
+
+    /// How it came about.
+    #[must_use]
+    pub const fn metrics(&self) -> &TrainingMetrics {
+        &self.metrics
+    }
+}
+
+/// The result of Private CPT. It stays on the node: nothing converts it into a contribution.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SovereignModel {
+    base: Digest,
+    digest: Digest,
+}
+
+impl SovereignModel {
+    /// States that the model `digest` was built from the Shared Base `base`.
+    #[must_use]
+    pub const fn new(base: Digest, digest: Digest) -> Self {
+        Self { base, digest }
+    }
+
+    /// The Shared Base that it was built from.
+    #[must_use]
+    pub const fn base(&self) -> Digest {
+        self.base
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+/// Which model a measurement is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Subject {
+    /// The Shared Base after a round; after round 0: the adopted base.
+    SharedBase {
+        /// Rounds that have ended.
+        round: u32,
+    },
+    /// This node's own result of Contributed CPT.
+    OwnCpt {
+        /// The round.
+        round: u32,
+    },
+    /// This node's Sovereign Model.
+    Sovereign,
+}
+
+/// Bits per byte on the node's own held-out text, which never leaves it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measurement {
+    /// Which model.
+    pub subject: Subject,
+    /// The model.
+    pub model: Digest,
+    /// Bits per byte on the node's own held-out text.
+    pub held_out_bpb: f64,
+    /// Bits per byte on the charter's open held-out text, where it was measured here.
+    pub open_bpb: Option<f64>,
+    /// Wall time in seconds.
+    pub wall_seconds: f64,
+}
+
+/// What a transfer was.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransferMetrics {
+    /// Bytes that went over the wire, without what the receiver had already.
+    pub size_bytes: u64,
+    /// Wall time in seconds.
+    pub wall_seconds: f64,
+}
+
+/// What happened outside.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NodeInput {
+    /// The operator joins under a charter.
+    Join {
+        /// With its signatures.
+        charter: Signed<Charter>,
+    },
+    /// The coordinator says where the loop is.
+    News(News),
+    /// A base is on this machine.
+    BasePulled {
+        /// The model.
+        base: Digest,
+        /// What it took.
+        transfer: TransferMetrics,
+    },
+    /// Contributed CPT is done and its weights are durable.
+    Trained {
+        /// The round.
+        round: u32,
+        /// The result.
+        contributed: ContributedCpt,
+    },
+    /// Contributed CPT cannot be done.
+    CannotTrain {
+        /// The round.
+        round: u32,
+        /// Why, as the coordinator and all members will read it.
+        reason: String,
+    },
+    /// The coordinator has confirmed the contribution.
+    ContributionSent {
+        /// The round.
+        round: u32,
+        /// What it took.
+        transfer: TransferMetrics,
+    },
+    /// The coordinator has confirmed that this node declines.
+    DeclineSent {
+        /// The round.
+        round: u32,
+    },
+    /// A model was measured.
+    Measured(Measurement),
+    /// The Sovereign Model is built and durable.
+    SovereignBuilt {
+        /// The model.
+        model: SovereignModel,
+        /// How it came about.
+        metrics: TrainingMetrics,
+    },
+}
+
+/// What a node's log says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum NodeEvent {
+    /// This node follows a charter.
+    Joined {
+        /// With its signatures.
+        charter: Signed<Charter>,
+    },
+    /// A round was announced and holds up to the charter.
+    RoundAccepted {
+        /// With the coordinator's signature.
+        announcement: Signed<Announcement>,
+    },
+    /// A base is on this machine.
+    BaseHeld {
+        /// The model.
+        base: Digest,
+        /// What it took.
+        transfer: TransferMetrics,
+    },
+    /// Contributed CPT is done.
+    Trained {
+        /// The round.
+        round: u32,
+        /// The result.
+        contributed: ContributedCpt,
+    },
+    /// The coordinator has the contribution.
+    ContributionSent {
+        /// The round.
+        round: u32,
+        /// What it took.
+        transfer: TransferMetrics,
+    },
+    /// This node will not take part in a round.
+    Declining {
+        /// The round.
+        round: u32,
+        /// Why.
+        reason: String,
+    },
+    /// The coordinator knows that.
+    DeclineSent {
+        /// The round.
+        round: u32,
+    },
+    /// A round has ended.
+    OutcomeAccepted {
+        /// With the coordinator's signature.
+        outcome: Signed<Outcome>,
+    },
+    /// A model was measured.
+    Measured(Measurement),
+    /// The Sovereign Model is built.
+    SovereignBuilt {
+        /// The model.
+        model: SovereignModel,
+        /// How it came about.
+        metrics: TrainingMetrics,
+    },
+}
+
+impl NodeEvent {
+    /// The event's name, as in its JSON form.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Joined { .. } => "joined",
+            Self::RoundAccepted { .. } => "round_accepted",
+            Self::BaseHeld { .. } => "base_held",
+            Self::Trained { .. } => "trained",
+            Self::ContributionSent { .. } => "contribution_sent",
+            Self::Declining { .. } => "declining",
+            Self::DeclineSent { .. } => "decline_sent",
+            Self::OutcomeAccepted { .. } => "outcome_accepted",
+            Self::Measured(_) => "measured",
+            Self::SovereignBuilt { .. } => "sovereign_built",
+        }
+    }
+}
+
+/// What a node asks its driver to do. Doing it twice does no harm.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NodeEffect {
+    /// Fetch a model; answer with `BasePulled`.
+    PullBase {
+        /// The model.
+        base: Digest,
+    },
+    /// Run Contributed CPT; answer with `Trained` or `CannotTrain`.
+    Train {
+        /// The round.
+        round: u32,
+        /// The model to start from.
+        base: Digest,
+    },
+    /// Push the weights, then sign and send the contribution; answer with `ContributionSent`.
+    SendContribution {
+        /// What to sign.
+        contribution: Contribution,
+    },
+    /// Sign and send; answer with `DeclineSent`.
+    SendDecline {
+        /// What to sign.
+        decline: Decline,
+    },
+    /// Measure a model on this node's held-out text; answer with `Measured`.
+    Measure {
+        /// Which it is.
+        subject: Subject,
+        /// The model, or for this node's own CPT the manifest of its weights.
+        model: Digest,
+    },
+    /// Run Private CPT on the final Shared Base; answer with `SovereignBuilt`.
+    BuildSovereign {
+        /// The model to start from.
+        base: Digest,
+    },
+}
