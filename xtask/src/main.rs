@@ -1,20 +1,36 @@
-//! Development tasks: `cargo xtask test` runs everything that CI runs.
+//! Development tasks, run as `cargo xtask NAME`. `test` is what CI runs; there is nothing that only CI does.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
-use anyhow::{Context, bail};
-use std::process::Command;
+use std::process::ExitCode;
 
-fn main() -> anyhow::Result<()> {
-    match std::env::args().nth(1).as_deref() {
-        Some("test") => test(),
-        other => bail!("unknown task {other:?}; there is: cargo xtask test"),
+use anyhow::{Result, bail};
+
+mod run;
+mod test;
+
+const USAGE: &str = "\
+cargo xtask TASK
+
+  test    everything that CI runs";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn test() -> anyhow::Result<()> {
-    run("cargo", &["test", "--release", "--workspace", "--exclude", "xtask"])
-}
-
-fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    let status = Command::new(program).args(arguments).status().with_context(|| format!("cannot start {program}"))?;
-    if status.success() { Ok(()) } else { bail!("{program} {} ended with {status}", arguments.join(" ")) }
+fn dispatch(arguments: &[String]) -> Result<()> {
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["test"] => test::test(),
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("there is no task `{}`\n\n{USAGE}", other.join(" ")),
+    }
 }
