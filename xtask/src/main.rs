@@ -5,13 +5,21 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+mod demo;
+mod deny;
 mod run;
+mod spdx;
 mod test;
+mod tidy;
 
 const USAGE: &str = "\
 cargo xtask TASK
 
-  test    everything that CI runs";
+  test [--without STEP]...  everything that CI runs, cheapest first:
+                            tidy, deny, fmt, clippy, tests, demo
+  tidy                      the rules of ARCHITECTURE.md that a program can check
+  deny                      licences and sources of foreign code, by deny.toml
+  demo                      the quick demo in a temporary folder, and a check of what it wrote";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,7 +34,10 @@ fn main() -> ExitCode {
 
 fn dispatch(arguments: &[String]) -> Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["test"] => test::test(),
+        ["test", options @ ..] => test::test(options),
+        ["tidy"] => tidy::tidy(),
+        ["deny"] => deny::deny(),
+        ["demo"] => demo::demo(),
         [] | ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())

@@ -18,19 +18,41 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Runs a step with its output on the terminal, and says how long it took.
+/// Runs `task` and says how long it took.
+///
+/// # Errors
+/// Those of the task, with its name.
+pub(crate) fn timed<T>(name: &str, task: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("xtask: {name} ...");
+    let start = Instant::now();
+    let value = task().with_context(|| format!("{name} failed"))?;
+    println!("xtask: {name}: ok in {:.1} s", start.elapsed().as_secs_f64());
+    Ok(value)
+}
+
+/// Runs a program with its output on the terminal.
 ///
 /// # Errors
 /// When the program cannot be started or exits with anything but 0.
-pub(crate) fn step(name: &str, command: &mut Command) -> Result<()> {
-    println!("xtask: {name} ...");
-    let start = Instant::now();
+pub(crate) fn step(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start `{}`", display(command)))?;
     if !status.success() {
-        bail!("{name} failed ({status}); repeat it alone with `{}`", display(command));
+        bail!("{status}; repeat it alone with `{}`", display(command));
     }
-    println!("xtask: {name}: ok in {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// What a program writes to its standard output.
+///
+/// # Errors
+/// When the program cannot be started, exits with anything but 0, or writes something other than UTF-8.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot start `{}`", display(command)))?;
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr);
+        bail!("`{}` failed ({}): {}", display(command), output.status, message.trim());
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("`{}` wrote something other than UTF-8", display(command)))
 }
 
 /// A command as one would type it.
