@@ -1,1 +1,17 @@
-//! (under construction)
+//! Weights on disk: safetensors and GGUF in, the Hugging Face layout out.
+//!
+//! Every reader here treats its file as hostile: sizes, counts and offsets are checked against the file before anything is
+//! allocated or read. The canonical form that Tapestry exchanges is one safetensors file with the tensors in the order of
+//! their names and without gaps; its data section is exactly what a `WeightsManifest` describes.
+
+mod error;
+mod hf;
+mod llama;
+mod safetensors;
+mod source;
+
+pub use error::WeightsError;
+pub use hf::HfDir;
+pub use llama::{LlamaShape, expected_tensors};
+pub use safetensors::{SafetensorsFile, SafetensorsWriter, safetensors_header, save_safetensors};
+pub use source::{WeightSource, bytes_to_f32, f32_to_bytes};

@@ -1,0 +1,47 @@
+//! A model's folder in Hugging Face layout.
+
+use crate::{LlamaShape, SafetensorsFile, WeightSource as _, WeightsError, expected_tensors};
+use std::path::{Path, PathBuf};
+use tapestry_core::{Blob, TensorSpec, WeightsManifest};
+
+/// A folder with `config.json`, `tokenizer.json` and `model.safetensors` that belong together.
+#[derive(Debug, Clone)]
+pub struct HfDir {
+    /// The configuration.
+    pub config_path: PathBuf,
+    /// The weights.
+    pub weights_path: PathBuf,
+    /// The tokenizer.
+    pub tokenizer_path: PathBuf,
+    /// What the configuration says.
+    pub shape: LlamaShape,
+}
+
+impl HfDir {
+    /// Opens a folder and checks that its weights are those that its configuration describes. Any float type will do.
+    ///
+    /// # Errors
+    /// [`WeightsError`] naming the file and the first fault.
+    pub fn open(dir: &Path) -> Result<Self, WeightsError> {
+        let file = |name: &str| {
+            let path = dir.join(name);
+            let found = std::fs::metadata(&path).map_err(WeightsError::io("open", &path));
+            found.map(|_| path)
+        };
+        let (config_path, weights_path) = (file("config.json")?, file("model.safetensors")?);
+        let tokenizer_path = file("tokenizer.json")?;
+        let shape = LlamaShape::read(&config_path)?;
+        let weights = SafetensorsFile::open_any_order(&weights_path)?;
+        let manifest = |tensors: Vec<TensorSpec>| WeightsManifest { tensors, data: Blob { size_bytes: 0, chunks: vec![] } };
+        let mut expected = expected_tensors(&shape);
+        for spec in &mut expected {
+            if let Some(index) = weights.index_of(&spec.name) {
+                spec.dtype = weights.tensors()[index].dtype;
+            }
+        }
+        let found = manifest(weights.tensors().to_vec());
+        let fits = found.check_matches(&manifest(expected));
+        fits.map_err(|source| WeightsError::Mismatch { path: weights_path.clone(), source })?;
+        Ok(Self { config_path, weights_path, tokenizer_path, shape })
+    }
+}
