@@ -1,0 +1,5 @@
+//! The public API of `tapestry-demo`, without network.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod fixture;
+mod results;
