@@ -1,1 +1,33 @@
-//! (under construction)
+//! Where everything heavy and everything that must not be lost is kept: content-addressed blobs, and logs.
+//!
+//! * [`BlobStore`]: chunks of at most 8 MiB under their BLAKE3 digests; every read is checked. Models, weights and files
+//!   are lists of chunks, so transfer, resumption, deduplication and integrity are one mechanism.
+//! * [`WeightsReader`], [`WeightsWriter`]: weights in constant memory, for synchronous code.
+//! * [`LogStore`], [`RoleLog`]: numbered entries, written once.
+//!
+//! Both stand on the `object_store` crate: a folder by default, memory in tests, a bucket when a disk is too small.
+//!
+//! # Durability
+//! In a folder, content is written under a temporary name, synced, then linked or renamed to its name, and the folder is
+//! synced. So a name shows all of the content or does not exist, whatever crashes; and what a call has confirmed is on
+//! stable storage. Temporary files that a crash left are removed when the folder is opened.
+//!
+//! # What this is not
+//! It holds no lock: one process per folder is the binary's business (a log survives two writers, since one of them is
+//! refused; a blob store's clean-up may make another process's write fail, never succeed wrongly). Nothing is deleted
+//! here, and nothing is encrypted.
+
+mod blob;
+mod blocking;
+mod error;
+mod log;
+mod objects;
+mod role_log;
+mod stream;
+mod weights;
+
+pub use blob::{BlobStore, chunk_digests};
+pub use error::{LogError, StoreError};
+pub use log::LogStore;
+pub use role_log::{RoleLog, verify_log};
+pub use weights::{WeightsReader, WeightsWriter};

@@ -1,0 +1,159 @@
+//! Weights read and written piece by piece: memory does not depend on the size of the model.
+
+use crate::blocking::wait;
+use crate::stream::{BlobWriter, CHUNK_LEN};
+use crate::{BlobStore, StoreError};
+use bytes::{Bytes, BytesMut};
+use std::sync::{Arc, Mutex, PoisonError};
+use tapestry_core::{CHUNK_BYTES, Digest, TensorSpec, WeightsManifest};
+
+/// Chunks that a reader keeps: two, because a range or a tensor's rows often lie across a border.
+const NUM_CACHED: usize = 2;
+
+/// Reads weights out of a blob store, from ordinary synchronous code. Keeps two chunks in memory.
+///
+/// Every chunk is checked against its digest when it is read.
+#[derive(Debug)]
+pub struct WeightsReader {
+    store: BlobStore,
+    manifest: Arc<WeightsManifest>,
+    starts: Vec<u64>,
+    cache: Mutex<Vec<(usize, Bytes)>>,
+}
+
+impl WeightsReader {
+    /// A reader of the weights that `manifest` describes. Nothing is read yet.
+    ///
+    /// # Errors
+    /// Where the manifest describes nothing possible.
+    pub fn open(store: BlobStore, manifest: WeightsManifest) -> Result<Self, StoreError> {
+        manifest.check()?;
+        let starts = manifest.offsets().map(|(_, start)| start).collect();
+        Ok(Self { store, manifest: Arc::new(manifest), starts, cache: Mutex::new(vec![]) })
+    }
+
+    /// What is read.
+    #[must_use]
+    pub fn manifest(&self) -> &WeightsManifest {
+        &self.manifest
+    }
+
+    /// Where tensor `index` starts in the data, in bytes.
+    #[must_use]
+    pub fn tensor_start(&self, index: usize) -> Option<u64> {
+        self.starts.get(index).copied()
+    }
+
+    /// `len` bytes of the data from `start` on. A range within one chunk is not copied.
+    ///
+    /// # Errors
+    /// Where the range ends beyond the data, or a chunk is missing or damaged.
+    pub fn read_bytes(&self, start: u64, len: u64) -> Result<Bytes, StoreError> {
+        let size_bytes = self.manifest.data.size_bytes;
+        let end = start.checked_add(len).filter(|end| *end <= size_bytes);
+        let end = end.ok_or(StoreError::Range { start, len, size_bytes })?;
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let (first, offset) = position(start);
+        let (last, last_offset) = position(end - 1);
+        if first == last {
+            return Ok(self.chunk(first)?.slice(offset..=last_offset));
+        }
+        let mut content = BytesMut::with_capacity(usize::try_from(len).map_err(|_| StoreError::Range { start, len, size_bytes })?);
+        for index in first..=last {
+            let chunk = self.chunk(index)?;
+            let from = if index == first { offset } else { 0 };
+            let to = if index == last { last_offset + 1 } else { chunk.len() };
+            content.extend_from_slice(&chunk[from..to]);
+        }
+        Ok(content.freeze())
+    }
+
+    fn chunk(&self, index: usize) -> Result<Bytes, StoreError> {
+        // A panic elsewhere cannot leave the cache wrong: each entry is complete when it is pushed.
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = cache.iter().position(|(cached, _)| *cached == index) {
+            let entry = cache.remove(at);
+            let content = entry.1.clone();
+            cache.push(entry);
+            return Ok(content);
+        }
+        if cache.len() == NUM_CACHED {
+            cache.remove(0);
+        }
+        let (store, manifest) = (self.store.clone(), Arc::clone(&self.manifest));
+        let content = wait(async move { store.chunk(&manifest.data, index).await })?;
+        cache.push((index, content.clone()));
+        Ok(content)
+    }
+}
+
+/// Chunk and place in it of a byte of the data.
+fn position(at: u64) -> (usize, usize) {
+    let chunk = usize::try_from(at / CHUNK_BYTES).expect("a checked manifest lists every chunk in memory");
+    let offset = usize::try_from(at % CHUNK_BYTES).expect("a remainder of 8 MiB fits");
+    debug_assert!(offset < CHUNK_LEN);
+    (chunk, offset)
+}
+
+/// Writes weights into a blob store, from ordinary synchronous code: the tensors' bytes in order, in pieces of any size.
+///
+/// Chunks are durable as they fill. A writer that is dropped before [`Self::finish`] leaves whole chunks behind, which
+/// cost space and nothing else.
+#[derive(Debug)]
+pub struct WeightsWriter {
+    store: BlobStore,
+    tensors: Vec<TensorSpec>,
+    expected: u64,
+    writer: BlobWriter,
+}
+
+impl WeightsWriter {
+    /// A writer of the tensors `tensors`, which are sorted by name.
+    ///
+    /// # Errors
+    /// Where they are not sorted, or one of them is not possible.
+    pub fn new(store: BlobStore, tensors: Vec<TensorSpec>) -> Result<Self, StoreError> {
+        let expected = tensors.iter().filter_map(TensorSpec::size_bytes).fold(0u64, u64::saturating_add);
+        check_tensors(&tensors, expected)?;
+        Ok(Self { writer: BlobWriter::new(store.clone()), store, tensors, expected })
+    }
+
+    /// Adds the next bytes.
+    ///
+    /// # Errors
+    /// Where they are more than the tensors have, or the store fails.
+    pub fn write(&mut self, content: &[u8]) -> Result<(), StoreError> {
+        let found = self.writer.size_bytes().saturating_add(content.len() as u64);
+        if found > self.expected {
+            return Err(StoreError::WrittenSize { expected: self.expected, found });
+        }
+        self.writer.write(content)
+    }
+
+    /// Stores the manifest too, as canonical JSON, and gives its digest.
+    ///
+    /// # Errors
+    /// Where bytes are missing, or the store fails.
+    pub fn finish(self) -> Result<(Digest, WeightsManifest), StoreError> {
+        let found = self.writer.size_bytes();
+        if found != self.expected {
+            return Err(StoreError::WrittenSize { expected: self.expected, found });
+        }
+        let manifest = WeightsManifest { tensors: self.tensors, data: self.writer.finish()? };
+        let (store, stored) = (self.store, manifest.clone());
+        let digest = wait(async move { store.put_json(&stored).await })?;
+        Ok((digest, manifest))
+    }
+}
+
+/// Checks a list of tensors before there is any content.
+fn check_tensors(tensors: &[TensorSpec], size_bytes: u64) -> Result<(), StoreError> {
+    let num_chunks = usize::try_from(size_bytes.div_ceil(CHUNK_BYTES)).unwrap_or(usize::MAX);
+    // 2^21 chunks are 16 TiB: more tensors than fit there have overflowed.
+    let num_chunks = num_chunks.min(1 << 21);
+    let chunks = vec![Digest::of(b""); num_chunks];
+    let possible = WeightsManifest { tensors: tensors.to_vec(), data: tapestry_core::Blob { size_bytes, chunks } };
+    Ok(possible.check()?)
+}

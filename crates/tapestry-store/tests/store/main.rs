@@ -1,0 +1,7 @@
+//! The store as its users see it: real folders, crashes, damage, a full disk, rivals.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod blobs;
+mod faulty;
+mod logs;
+mod weights;
