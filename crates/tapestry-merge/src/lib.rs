@@ -1,5 +1,17 @@
 //! Weight-vector arithmetic: how accepted contributions become the next Shared Base.
 //!
-//! Pure: slices in, slices out. What is read from and written to disk is the caller's business.
+//! Pure: slices in, slices out. What is read from and written to disk is the caller's business. Every result is defined
+//! to the last bit by a stated order of arithmetic, so that any member can repeat a merge and get the same digest,
+//! whatever its number of threads.
+//!
+//! * [`weights`]: how much each contribution counts, and why.
+//! * [`merge_chunk`]: the weighted mean of a piece of a tensor.
+//! * [`DeltaNorm`], [`first_non_finite`]: what screening asks of a contribution's values.
 
+mod change;
+mod element;
+mod mean;
 pub mod weights;
+
+pub use change::{DeltaNorm, first_non_finite};
+pub use mean::{MergeError, merge_chunk};

@@ -1,0 +1,5 @@
+//! The arithmetic of merging against properties, a naive oracle and golden values made by Python.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod golden;
+mod properties;
