@@ -81,6 +81,13 @@ pub enum Phase {
     },
 }
 
+impl Round {
+    /// Whether a first answer is still taken. The window is a rule, not a race against the clock's next tick.
+    fn is_open(&self, now: Timestamp) -> bool {
+        matches!(self.phase, Phase::Collecting) && now < self.announcement.closes_at
+    }
+}
+
 impl Coordinator {
     /// How many refused messages of one member are recorded in one round.
     pub const MAX_REFUSALS: u32 = 16;
@@ -209,21 +216,25 @@ impl Coordinator {
                 if self.measured.contains_key(&base) {
                     return Ok(vec![]);
                 }
+                if !bpb.is_finite() {
+                    return Err(RoundError::NotFinite { what: "the base's bits per byte" });
+                }
                 next.push(&mut events, CoordinatorEvent::BaseMeasured { base, bpb })?;
             }
             CoordinatorInput::Contribute { sender, contribution } => {
-                if !self.check_contribution(sender, &contribution)? {
+                if !self.check_contribution(now, sender, &contribution)? {
                     return Ok(vec![]);
                 }
                 next.push(&mut events, CoordinatorEvent::ContributionReceived { contribution })?;
             }
             CoordinatorInput::Decline { sender, decline } => {
-                if !self.check_decline(sender, &decline)? {
+                if !self.check_decline(now, sender, &decline)? {
                     return Ok(vec![]);
                 }
                 next.push(&mut events, CoordinatorEvent::Declined { decline })?;
             }
             CoordinatorInput::Screened { round, member, screening } => {
+                let screening = screening.finite();
                 let verdict = self.judge(round, &member, &screening)?;
                 let event = CoordinatorEvent::ContributionScreened { round, member, screening, verdict };
                 next.push(&mut events, event)?;
@@ -232,6 +243,8 @@ impl Coordinator {
                 next.push(&mut events, CoordinatorEvent::Merged { round, model })?;
             }
             CoordinatorInput::MergedMeasured { round, model, bpb } => {
+                // No finite value is the worst value, and goes into the log as such.
+                let bpb = if bpb.is_finite() { bpb } else { f64::MAX };
                 let outcome = self.gate(round, model, bpb)?;
                 next.push(&mut events, CoordinatorEvent::Ended { outcome, bpb })?;
             }
@@ -340,7 +353,12 @@ impl Coordinator {
     }
 
     /// `true` where the contribution is new, `false` where it was received before.
-    fn check_contribution(&self, sender: PublicKey, signed: &Signed<Contribution>) -> Result<bool, RoundError> {
+    fn check_contribution(
+        &self,
+        now: Timestamp,
+        sender: PublicKey,
+        signed: &Signed<Contribution>,
+    ) -> Result<bool, RoundError> {
         let contribution = &signed.document;
         let round = self.check_message(sender, &contribution.member, contribution.charter, contribution.round)?;
         signed.verify_by(&sender)?;
@@ -352,13 +370,13 @@ impl Coordinator {
             Some(Answer::Received(known) | Answer::Judged(known, _)) if known.document == *contribution => Ok(false),
             Some(Answer::Absent(Verdict::Missing)) => Err(RoundError::Late { round: number }),
             Some(_) => Err(RoundError::AlreadyAnswered { member: contribution.member.clone(), round: number }),
-            None if matches!(round.phase, Phase::Collecting) => Ok(true),
+            None if round.is_open(now) => Ok(true),
             None => Err(RoundError::Late { round: number }),
         }
     }
 
     /// `true` where the answer is new, `false` where it was received before.
-    fn check_decline(&self, sender: PublicKey, signed: &Signed<Decline>) -> Result<bool, RoundError> {
+    fn check_decline(&self, now: Timestamp, sender: PublicKey, signed: &Signed<Decline>) -> Result<bool, RoundError> {
         let decline = &signed.document;
         let round = self.check_message(sender, &decline.member, decline.charter, decline.round)?;
         signed.verify_by(&sender)?;
@@ -371,7 +389,7 @@ impl Coordinator {
             Some(Answer::Absent(Verdict::Declined { reason })) if *reason == decline.reason => Ok(false),
             Some(Answer::Absent(Verdict::Missing)) => Err(RoundError::Late { round: number }),
             Some(_) => Err(RoundError::AlreadyAnswered { member: decline.member.clone(), round: number }),
-            None if matches!(round.phase, Phase::Collecting) => Ok(true),
+            None if round.is_open(now) => Ok(true),
             None => Err(RoundError::Late { round: number }),
         }
     }
@@ -448,8 +466,9 @@ impl Coordinator {
         if bpb <= limit {
             return self.outcome(model, RoundResult::Published { bpb }, weights.clone());
         }
+        let found = if bpb < f64::MAX { format!("{bpb:.4}") } else { "no finite number of".into() };
         let reason = format!(
-            "the merged model has {bpb:.4} bits per byte on the open held-out text; the charter's gate allows {limit:.4}"
+            "the merged model has {found} bits per byte on the open held-out text; the charter's gate allows {limit:.4}"
         );
         let base = round.announcement.base;
         self.outcome(base, RoundResult::Abandoned { reason }, weights.clone())

@@ -62,6 +62,13 @@ pub struct Contribution {
     pub metrics: TrainingMetrics,
 }
 
+impl TrainingMetrics {
+    /// Whether every number is finite. Where a loss is not, training has diverged.
+    pub(crate) fn is_finite(&self) -> bool {
+        [self.first_loss, self.last_loss, self.wall_seconds, self.cpu_seconds].iter().all(|x| x.is_finite())
+    }
+}
+
 impl Document for Contribution {
     const DOMAIN: &'static str = "contribution/1";
 }
@@ -115,6 +122,20 @@ pub enum Screening {
     },
 }
 
+impl Screening {
+    /// The same facts in numbers that JSON has, so that the log can be read again: a change that is no finite number is
+    /// the largest there is, and a score that is none is absent. Neither passes any bound that a charter can set.
+    pub(crate) fn finite(self) -> Self {
+        match self {
+            Self::Measured { relative_change, bpb } => Self::Measured {
+                relative_change: if relative_change.is_finite() { relative_change } else { f64::MAX },
+                bpb: bpb.filter(|bpb| bpb.is_finite()),
+            },
+            other => other,
+        }
+    }
+}
+
 /// Why a contribution was refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -152,6 +173,9 @@ impl fmt::Display for RefusalReason {
         match self {
             Self::Malformed { what } => write!(f, "{what}"),
             Self::NotFinite { tensor, index } => write!(f, "tensor {tensor} holds NaN or infinity at element {index}"),
+            Self::ChangeTooLarge { relative_change, limit } if *relative_change >= 1e6 => {
+                write!(f, "the weights moved by {relative_change:.1e} of the base's norm; the charter allows {limit}")
+            }
             Self::ChangeTooLarge { relative_change, limit } => {
                 write!(f, "the weights moved by {relative_change:.4} of the base's norm; the charter allows {limit}")
             }

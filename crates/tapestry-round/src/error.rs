@@ -10,7 +10,8 @@ pub enum Blame {
     Member,
     /// The coordinator misbehaved: recorded in the node's log.
     Coordinator,
-    /// It came too early, too late or twice: nobody misbehaved.
+    /// It came too early, too late or twice: nobody misbehaved. An honest node whose confirmation was lost sends again,
+    /// into whatever round is open by then.
     Timing,
     /// This program is wrong.
     Internal,
@@ -105,6 +106,12 @@ pub enum RoundError {
         /// Which.
         what: &'static str,
     },
+    /// A measured value is NaN or infinite. It is not taken: JSON has no such numbers, so the log could not be read again.
+    #[error("{what} is NaN or infinite: the model or its training is broken")]
+    NotFinite {
+        /// Which value.
+        what: &'static str,
+    },
     /// No canonical form.
     #[error(transparent)]
     Canonical(#[from] CanonicalError),
@@ -120,11 +127,12 @@ impl RoundError {
             | Self::OtherMember { .. }
             | Self::AlreadyAnswered { .. }
             | Self::OtherCharter { .. }
-            | Self::OtherRound { .. }
             | Self::TooLong { .. } => Blame::Member,
+            Self::OtherRound { expected, found } if *found < *expected => Blame::Timing,
+            Self::OtherRound { .. } => Blame::Member,
             Self::Charter(_) | Self::UnexpectedBase { .. } => Blame::Coordinator,
             Self::NoRound | Self::Late { .. } | Self::NoCharter => Blame::Timing,
-            Self::Unexpected { .. } | Self::Canonical(_) => Blame::Internal,
+            Self::Unexpected { .. } | Self::NotFinite { .. } | Self::Canonical(_) => Blame::Internal,
         }
     }
 }

@@ -183,6 +183,10 @@ impl Node {
             }
             NodeInput::Trained { round, contributed } => {
                 self.expect_round(round, "training result", |p| matches!(p, Progress::Accepted))?;
+                if !contributed.metrics().is_finite() {
+                    let reason = "training diverged: a loss is NaN or infinite".into();
+                    return Ok(vec![NodeEvent::Declining { round, reason }]);
+                }
                 Ok(vec![NodeEvent::Trained { round, contributed }])
             }
             NodeInput::CannotTrain { round, reason } => {
@@ -201,10 +205,19 @@ impl Node {
                 if self.measured.contains(&measurement.subject) {
                     return Ok(vec![]);
                 }
+                let is_finite = measurement.held_out_bpb.is_finite()
+                    && measurement.open_bpb.is_none_or(f64::is_finite)
+                    && measurement.wall_seconds.is_finite();
+                if !is_finite {
+                    return Err(RoundError::NotFinite { what: "a model's bits per byte" });
+                }
                 Ok(vec![NodeEvent::Measured(measurement)])
             }
             NodeInput::SovereignBuilt { model, metrics } => {
                 self.expect(self.sovereign.is_none(), "Sovereign Model")?;
+                if !metrics.is_finite() {
+                    return Err(RoundError::NotFinite { what: "a loss of the Sovereign Build" });
+                }
                 Ok(vec![NodeEvent::SovereignBuilt { model, metrics }])
             }
         }

@@ -322,3 +322,37 @@ fn a_noisy_member_cannot_fill_the_log() {
     assert_eq!(run.state.refusal(&france, &RoundError::NoRound), None);
     assert!(run.state.refusal(&"iran".parse().expect("a name"), &RoundError::NoRound).is_some());
 }
+
+#[test]
+fn numbers_that_json_lacks_never_reach_the_log() {
+    // `Run::input` reads every event back from its JSON form. Found by the simulator: infinity became null there.
+    for (change, bpb) in [(f64::INFINITY, Some(1.0)), (f64::NAN, None), (0.01, Some(f64::NAN))] {
+        let mut run = Run::new(|_| {});
+        run.contribute(10, "france", 1).expect("taken");
+        run.screened(10, "france", change, bpb).expect("taken");
+        let verdict = run.state.round().expect("a round").answers.values().next().expect("an answer");
+        assert!(matches!(verdict, Answer::Judged(_, Verdict::Refused { .. })), "{verdict:?}");
+    }
+    let mut run = Run::new(|_| {});
+    run.all_contribute(10);
+    run.merge(20, f64::INFINITY);
+    let RoundResult::Abandoned { reason } = &run.last().result else { panic!("not abandoned") };
+    assert!(reason.contains("no finite number"), "{reason}");
+    let unmeasurable = CoordinatorInput::BaseMeasured { base: Digest::of(b"other"), bpb: f64::NAN };
+    assert!(matches!(run.input(30, unmeasurable), Err(RoundError::NotFinite { .. })));
+}
+
+#[test]
+fn an_honest_repetition_from_an_older_round_is_nobodys_fault() {
+    // Found by the simulator: a confirmation was lost, the round ended, and the node sent again.
+    assert_eq!(RoundError::OtherRound { expected: 2, found: 1 }.blame(), crate::Blame::Timing);
+    assert_eq!(RoundError::OtherRound { expected: 2, found: 3 }.blame(), crate::Blame::Member);
+}
+
+#[test]
+fn the_window_closes_by_the_clock_and_not_by_the_tick_that_notices() {
+    let mut run = Run::new(|_| {});
+    run.contribute(WINDOW - 1, "france", 1).expect("in time");
+    assert!(matches!(run.contribute(WINDOW, "china", 2), Err(RoundError::Late { .. })));
+    run.contribute(WINDOW, "france", 1).expect("what was received in time is confirmed at any time");
+}
