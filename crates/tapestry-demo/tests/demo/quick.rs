@@ -1,0 +1,77 @@
+//! Quick mode's generated texts, as files.
+
+use crate::fixture::name;
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use tapestry_demo::corpora::DOCUMENT_SEPARATOR;
+use tapestry_demo::members::demo_members;
+use tapestry_demo::quick::{QuickTexts, generate_quick_texts};
+
+fn generate(folder: &Path, seed: u64) -> QuickTexts {
+    generate_quick_texts(folder, &demo_members(5, true).unwrap(), seed).unwrap()
+}
+
+fn training(path: &Path) -> HashSet<String> {
+    fs::read_to_string(path).unwrap().split(DOCUMENT_SEPARATOR).map(str::to_owned).collect()
+}
+
+fn all_files(texts: &QuickTexts) -> Vec<Vec<u8>> {
+    let corpora = &texts.corpora;
+    let members = corpora.members.iter().flat_map(|m| [&m.contributed, &m.private, &m.held_out]);
+    let general = [&corpora.general_english_train, &corpora.general_english_held_out];
+    let others = [&texts.pretraining_mix, &texts.tokenizer];
+    members.chain(general).chain(others).map(|path| fs::read(path).unwrap()).collect()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_files_and_another_gives_others() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let first = all_files(&generate(folders[0].path(), 7));
+    assert!(first == all_files(&generate(folders[1].path(), 7)));
+    assert!(first != all_files(&generate(folders[2].path(), 8)));
+}
+
+#[test]
+fn each_member_has_enough_text_and_nothing_of_held_out_is_trained_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts = generate(folder.path(), 1);
+    let corpora = &texts.corpora;
+    assert_eq!(corpora.members.len(), 6);
+    for member in &corpora.members {
+        let (contributed, private) = (training(&member.contributed), training(&member.private));
+        assert!(contributed.is_disjoint(&private));
+        let held_out = fs::read_to_string(&member.held_out).unwrap();
+        assert!(!held_out.contains(DOCUMENT_SEPARATOR));
+        let size = |documents: &HashSet<String>| documents.iter().map(String::len).sum::<usize>();
+        let total = size(&contributed) + size(&private) + held_out.len();
+        assert!((100_000..200_000).contains(&total) && held_out.len() > 8_000, "{}: {total}", member.name);
+        for document in contributed.union(&private) {
+            assert!(!held_out.contains(document.as_str()), "{}: {document}", member.name);
+        }
+    }
+    let open = fs::read_to_string(&corpora.general_english_held_out).unwrap();
+    assert!(open.len() > 50_000);
+    let seen = [&corpora.general_english_train, &texts.pretraining_mix];
+    for document in seen.into_iter().flat_map(|path| training(path)) {
+        assert!(!open.contains(&document), "{document}");
+    }
+}
+
+#[test]
+fn the_members_write_differently() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpora = generate(folder.path(), 1).corpora;
+    let text_of = |member: &str| {
+        let texts = corpora.members.iter().find(|m| m.name == name(member)).unwrap();
+        fs::read_to_string(&texts.contributed).unwrap()
+    };
+    let share = |text: &str, script: std::ops::RangeInclusive<char>| {
+        let letters = text.chars().filter(|c| c.is_alphanumeric());
+        letters.clone().filter(|c| script.contains(c)).count() * 100 / letters.count()
+    };
+    assert!(share(&text_of("china"), '\u{4e00}'..='\u{9fff}') > 95);
+    assert!(share(&text_of("iran"), '\u{600}'..='\u{6ff}') > 95);
+    assert!(share(&text_of("india"), '\u{b80}'..='\u{bff}') > 95);
+    assert!(text_of("france").contains("salarié") && text_of("usa").contains("Congress"));
+}
