@@ -1,0 +1,259 @@
+//! What must hold at every moment, kept apart from the machines under test: a second, naive book-keeping of the same
+//! world that only looks at durable events and at what was promised to whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tapestry_core::{Digest, MemberName, Signed, Timestamp};
+use tapestry_governance::Charter;
+use tapestry_merge::weights::WeightRecord;
+use tapestry_round::coordinator::{Coordinator, CoordinatorEvent};
+use tapestry_round::node::{Node, NodeEvent};
+use tapestry_round::{Announcement, Contribution, Outcome, RoundResult, Screening, Verdict};
+
+use crate::model::{Blobs, Vector};
+use crate::scenario::Scenario;
+
+/// A promise that was broken.
+pub(crate) type Violation = String;
+
+/// The book-keeping.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    charter: Signed<Charter>,
+    charter_digest: Digest,
+    /// Members whose messages follow the protocol.
+    honest: BTreeSet<MemberName>,
+    announcements: Vec<Announcement>,
+    outcomes: Vec<Outcome>,
+    received: BTreeMap<(u32, MemberName), Contribution>,
+    declined: BTreeSet<(u32, MemberName)>,
+    /// Contributions whose arrival was confirmed to their member.
+    confirmed: BTreeMap<(u32, MemberName), Digest>,
+    num_refusals: BTreeMap<MemberName, u32>,
+    /// By node: rounds whose training is durable.
+    trained: Vec<BTreeSet<u32>>,
+}
+
+fn require(condition: bool, violation: impl FnOnce() -> String) -> Result<(), Violation> {
+    if condition { Ok(()) } else { Err(violation()) }
+}
+
+impl Checks {
+    pub(crate) fn new(scenario: &Scenario) -> Self {
+        let follows = scenario.members.iter().filter(|member| member.character.follows_protocol());
+        Self {
+            charter: scenario.charter.clone(),
+            charter_digest: scenario.charter.digest().expect("a charter has a canonical form"),
+            honest: follows.map(|member| member.name.clone()).collect(),
+            announcements: vec![],
+            outcomes: vec![],
+            received: BTreeMap::new(),
+            declined: BTreeSet::new(),
+            confirmed: BTreeMap::new(),
+            num_refusals: BTreeMap::new(),
+            trained: scenario.members.iter().map(|_| BTreeSet::new()).collect(),
+        }
+    }
+
+    pub(crate) fn outcomes(&self) -> &[Outcome] {
+        &self.outcomes
+    }
+
+    /// The Shared Base after `num_rounds` rounds.
+    fn base_after(&self, num_rounds: u32) -> Option<Digest> {
+        match num_rounds {
+            0 => Some(self.charter.document.base),
+            n => self.outcomes.get(n as usize - 1).map(|outcome| outcome.base),
+        }
+    }
+
+    fn open(&self) -> Result<&Announcement, Violation> {
+        let is_open = self.announcements.len() == self.outcomes.len() + 1;
+        self.announcements.last().filter(|_| is_open).ok_or_else(|| "an answer without an open round".into())
+    }
+
+    /// An event of the coordinator is durable.
+    pub(crate) fn coordinator_event(
+        &mut self,
+        at: Timestamp,
+        event: &CoordinatorEvent,
+        blobs: &Blobs,
+    ) -> Result<(), Violation> {
+        match event {
+            CoordinatorEvent::CharterAdopted { charter } => {
+                require(*charter == self.charter, || "another charter was adopted".into())
+            }
+            CoordinatorEvent::BaseMeasured { .. } | CoordinatorEvent::Merged { .. } => Ok(()),
+            CoordinatorEvent::RoundAnnounced { announcement } => self.announced(at, announcement),
+            CoordinatorEvent::ContributionReceived { contribution } => self.contributed(at, contribution),
+            CoordinatorEvent::Declined { decline } => {
+                let document = &decline.document;
+                let key = self.charter.document.members.get(&document.member).ok_or("a stranger declined")?;
+                decline.verify_by(key).map_err(|e| format!("a forged decline was recorded: {e}"))?;
+                self.first_answer(document.round, &document.member)?;
+                self.declined.insert((document.round, document.member.clone()));
+                Ok(())
+            }
+            CoordinatorEvent::Missing { round, member } => {
+                self.first_answer(*round, member)?;
+                let closes_at = self.open()?.closes_at;
+                require(at >= closes_at, || format!("{member} was given up before the window closed"))
+            }
+            CoordinatorEvent::MessageRefused { member, reason, .. } => {
+                require(!self.honest.contains(member), || format!("honest {member} is blamed: {reason}"))?;
+                let num_refusals = self.num_refusals.entry(member.clone()).or_default();
+                *num_refusals += 1;
+                require(*num_refusals <= Coordinator::MAX_REFUSALS, || format!("{member} fills the log"))
+            }
+            CoordinatorEvent::ContributionScreened { round, member, verdict, .. } => {
+                self.judged(*round, member, verdict, blobs)
+            }
+            CoordinatorEvent::MergeStarted { weights, .. } => {
+                let sum: f64 = weights.iter().map(|record| record.weight).sum();
+                require((sum - 1.0).abs() < 1e-9, || format!("the weights sum to {sum}"))?;
+                let cap = self.charter.document.merge.influence_cap;
+                for record in weights {
+                    let is_in_bounds = record.weight > 0.0 && record.weight <= cap * (1.0 + 1e-9);
+                    require(is_in_bounds, || format!("the cap {cap} is broken: {record:?}"))?;
+                    require(record.score_bpb <= record.floor_bpb, || format!("below the floor: {record:?}"))?;
+                }
+                let needed = self.charter.document.rounds.min_contributions as usize;
+                require(weights.len() >= needed, || format!("a merge of {}, fewer than {needed}", weights.len()))
+            }
+            CoordinatorEvent::Ended { outcome, .. } => self.ended(outcome, blobs),
+        }
+    }
+
+    fn announced(&mut self, at: Timestamp, announcement: &Announcement) -> Result<(), Violation> {
+        let number = announcement.round;
+        require(self.announcements.len() == self.outcomes.len(), || "two rounds are open".into())?;
+        require(number as usize == self.announcements.len() + 1, || format!("round {number} is out of order"))?;
+        require(number <= self.charter.document.rounds.num_rounds, || "a round too many".into())?;
+        require(Some(announcement.base) == self.base_after(number - 1), || "the chain of bases is broken".into())?;
+        require(self.charter.document.check_time(at).is_ok(), || "a round under an expired charter".into())?;
+        self.announcements.push(announcement.clone());
+        self.num_refusals.clear();
+        Ok(())
+    }
+
+    fn contributed(&mut self, at: Timestamp, signed: &Signed<Contribution>) -> Result<(), Violation> {
+        let contribution = &signed.document;
+        let key = self.charter.document.members.get(&contribution.member).ok_or("a stranger contributed")?;
+        signed.verify_by(key).map_err(|e| format!("a forged contribution was recorded: {e}"))?;
+        let open = self.open()?;
+        let fits = contribution.round == open.round
+            && contribution.base == open.base
+            && contribution.charter == self.charter_digest;
+        require(fits, || "a contribution to another round was recorded".into())?;
+        require(at < open.closes_at, || format!("{} was taken after the window closed", contribution.member))?;
+        self.first_answer(contribution.round, &contribution.member)?;
+        self.received.insert((contribution.round, contribution.member.clone()), contribution.clone());
+        Ok(())
+    }
+
+    fn first_answer(&self, round: u32, member: &MemberName) -> Result<(), Violation> {
+        let key = (round, member.clone());
+        let is_first = !self.received.contains_key(&key) && !self.declined.contains(&key);
+        require(is_first && self.open()?.round == round, || format!("{member} has two answers in round {round}"))
+    }
+
+    /// A poisoned contribution is never accepted, by facts measured here and not by the machine.
+    fn judged(&self, round: u32, member: &MemberName, verdict: &Verdict, blobs: &Blobs) -> Result<(), Violation> {
+        if !matches!(verdict, Verdict::Accepted { .. }) {
+            return Ok(());
+        }
+        let terms = &self.charter.document.screening;
+        let base = blobs.find(&self.open()?.base).ok_or("the base is lost")?;
+        let contribution = self.received.get(&(round, member.clone())).ok_or("a verdict on nothing")?;
+        let weights = blobs.find(&contribution.weights).ok_or("contributed weights are lost")?;
+        let floor = base.open_bpb() * (1.0 + terms.max_bpb_rise);
+        let is_sound = match weights.screening(base) {
+            Screening::Measured { relative_change, bpb } => {
+                relative_change <= terms.max_relative_change && bpb.is_some_and(|bpb| bpb <= floor)
+            }
+            _ => false,
+        };
+        require(is_sound, || format!("poisoned weights of {member} were accepted: {weights:?}"))
+    }
+
+    fn ended(&mut self, outcome: &Outcome, blobs: &Blobs) -> Result<(), Violation> {
+        let open = self.open()?;
+        require(outcome.round == open.round, || "an outcome of another round".into())?;
+        let members: Vec<_> = self.charter.document.members.keys().collect();
+        require(outcome.verdicts.keys().collect::<Vec<_>>() == members, || "a member without a verdict".into())?;
+        for ((_, member), weights) in self.confirmed.iter().filter(|((round, _), _)| *round == outcome.round) {
+            let is_there = self.received.get(&(outcome.round, member.clone())).is_some_and(|c| c.weights == *weights);
+            let is_judged = matches!(outcome.verdicts[member], Verdict::Accepted { .. } | Verdict::Refused { .. });
+            require(is_there && is_judged, || format!("a confirmed contribution of {member} is lost"))?;
+        }
+        let accepted = |(member, verdict): (&MemberName, &Verdict)| {
+            matches!(verdict, Verdict::Accepted { .. }).then(|| member.clone())
+        };
+        let accepted: Vec<_> = outcome.verdicts.iter().filter_map(accepted).collect();
+        match outcome.result {
+            RoundResult::Abandoned { .. } => {
+                require(outcome.base == open.base, || "an abandoned round changed the base".into())?;
+            }
+            RoundResult::Published { .. } => {
+                let merged: Vec<_> = outcome.weights.iter().map(|record| record.member.clone()).collect();
+                require(merged == accepted, || format!("merged {merged:?}, accepted {accepted:?}"))?;
+                let input = |record: &WeightRecord| {
+                    let contribution = self.received.get(&(outcome.round, record.member.clone()))?;
+                    Some((blobs.find(&contribution.weights)?, record.weight))
+                };
+                let inputs: Option<Vec<_>> = outcome.weights.iter().map(input).collect();
+                let again = Vector::merged(&inputs.ok_or("a merged contribution is lost")?).digest();
+                require(again == outcome.base, || "the published base is not the merge of the accepted".into())?;
+            }
+        }
+        self.outcomes.push(outcome.clone());
+        Ok(())
+    }
+
+    /// The coordinator told a member that its contribution arrived.
+    pub(crate) fn confirmed(&mut self, contribution: &Contribution) {
+        self.confirmed.insert((contribution.round, contribution.member.clone()), contribution.weights);
+    }
+
+    /// A node starts Contributed CPT.
+    pub(crate) fn training_starts(&self, node: usize, round: u32) -> Result<(), Violation> {
+        require(!self.trained[node].contains(&round), || format!("node {node} trains twice for round {round}"))
+    }
+
+    /// An event of a node is durable.
+    pub(crate) fn node_event(&mut self, node: usize, event: &NodeEvent) -> Result<(), Violation> {
+        match event {
+            NodeEvent::Trained { round, .. } => {
+                require(self.trained[node].insert(*round), || format!("node {node} trained twice in round {round}"))
+            }
+            NodeEvent::RoundAccepted { announcement } => {
+                let is_real = self.announcements.contains(&announcement.document);
+                require(is_real, || format!("node {node} follows a round that was never announced"))
+            }
+            NodeEvent::OutcomeAccepted { outcome } => {
+                let is_real = self.outcomes.contains(&outcome.document);
+                require(is_real, || format!("node {node} believes an outcome that never was"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What holds for a living node at every moment: it is on the base that its last outcome says.
+    pub(crate) fn node_state(&self, node: usize, state: &Node) -> Result<(), Violation> {
+        if state.charter().is_none() {
+            return Ok(());
+        }
+        let num_rounds = state.last_outcome().map_or(0, |outcome| outcome.round);
+        let expected = self.base_after(num_rounds);
+        require(state.base() == expected, || {
+            format!("node {node} is on {:?} after round {num_rounds}, not on {expected:?}", state.base())
+        })
+    }
+
+    /// What holds for the living coordinator at every moment.
+    pub(crate) fn coordinator_state(&self, state: &Coordinator) -> Result<(), Violation> {
+        require(state.outcomes() == self.outcomes, || "the coordinator forgot an outcome".into())?;
+        let expected = self.base_after(u32::try_from(self.outcomes.len()).expect("a few"));
+        require(state.charter().is_none() || state.base() == expected, || "the coordinator is on another base".into())
+    }
+}

@@ -1,0 +1,223 @@
+//! The coordinator's driver: turns messages into inputs and effects into work.
+
+use tapestry_core::Signed;
+use tapestry_round::coordinator::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
+use tapestry_round::{Blame, Contribution, News, RoundError};
+
+use crate::Sabotage;
+use crate::checks::Violation;
+use crate::model::Vector;
+use crate::network::{Happening, Message, Party};
+use crate::role::Taken;
+use crate::scenario;
+use crate::world::World;
+
+impl World {
+    pub(crate) fn coordinator_starts(&mut self) -> Result<(), Violation> {
+        if self.coordinator.state().is_some_and(|state| state.charter().is_none()) {
+            let charter = self.scenario.charter.clone();
+            self.must_take(CoordinatorInput::AdoptCharter(charter))?;
+        }
+        self.coordinator_wakes()
+    }
+
+    pub(crate) fn coordinator_wakes(&mut self) -> Result<(), Violation> {
+        self.must_take(CoordinatorInput::Tick)?;
+        self.start_coordinator_work();
+        let at_ms = self.now_ms + self.random.between(500, 2_000);
+        self.plan(at_ms, Happening::Wakes { party: Party::Coordinator, life: self.coordinator.life() });
+        Ok(())
+    }
+
+    /// Feeds an input that the machine must take.
+    fn must_take(&mut self, input: CoordinatorInput) -> Result<(), Violation> {
+        self.coordinator_takes(input)?.map_err(|error| format!("the coordinator refuses its own driver: {error}"))
+    }
+
+    /// Feeds an input; the inner error is the machine's.
+    fn coordinator_takes(&mut self, input: CoordinatorInput) -> Result<Result<(), RoundError>, Violation> {
+        let (clock_ms, probability) = (self.clock_ms(Party::Coordinator), self.crash_probability());
+        let random = &mut self.random;
+        match self.coordinator.input(clock_ms, input, &mut || Self::crash_of(random, probability))? {
+            Ok(taken) => self.coordinator_wrote(taken).map(Ok),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    fn coordinator_wrote(&mut self, taken: Taken<CoordinatorEvent>) -> Result<(), Violation> {
+        let mut is_news = false;
+        for (at, event) in &taken.events {
+            self.tell(|| format!("coordinator writes {}", event.name()));
+            self.checks.coordinator_event(*at, event, &self.blobs)?;
+            is_news |= matches!(event, CoordinatorEvent::RoundAnnounced { .. } | CoordinatorEvent::Ended { .. });
+        }
+        if taken.died {
+            self.died(Party::Coordinator);
+            return Ok(());
+        }
+        if is_news {
+            for node in 0..self.nodes.len() {
+                self.send_news(node);
+            }
+        }
+        self.start_coordinator_work();
+        Ok(())
+    }
+
+    fn send_news(&mut self, node: usize) {
+        if let Some(news) = self.news() {
+            self.send(Party::Coordinator, Party::Node(node), Message::News(Box::new(news)));
+        }
+    }
+
+    /// What the coordinator tells everybody, signed.
+    fn news(&self) -> Option<News> {
+        let state = self.coordinator.state()?;
+        let key = self.coordinator.key();
+        let sign = |announcement: &_| Signed::by(Clone::clone(announcement), key).expect("canonical");
+        Some(News {
+            version: state.num_events(),
+            announcement: state.round().map(|round| sign(&round.announcement)),
+            outcome: state.outcomes().last().map(|outcome| Signed::by(outcome.clone(), key).expect("canonical")),
+        })
+    }
+
+    pub(crate) fn coordinator_hears(&mut self, from: Party, message: Message) -> Result<(), Violation> {
+        if self.coordinator.state().is_none() {
+            return Ok(());
+        }
+        match (from, message) {
+            (Party::Node(node), Message::Ask) => self.send_news(node),
+            (Party::Node(_), Message::Pull(digest)) => {
+                if let Some(model) = self.blobs.find(&digest) {
+                    self.send(Party::Coordinator, from, Message::Model(model.clone()));
+                }
+            }
+            (_, Message::Contribute(signed, weights)) => self.hears_contribution(from, signed, weights)?,
+            (_, Message::Decline(decline)) => {
+                let sender = self.key_of(from);
+                let round = decline.document.round;
+                let answer = self.coordinator_takes(CoordinatorInput::Decline { sender, decline })?;
+                self.answer(from, answer, Message::DeclineConfirmed { round })?;
+            }
+            // Nobody else has anything to say to a coordinator.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn hears_contribution(
+        &mut self,
+        from: Party,
+        contribution: Signed<Contribution>,
+        weights: Vector,
+    ) -> Result<(), Violation> {
+        // The chunks come first: a contribution whose weights are not there is not looked at.
+        if weights.digest() != contribution.document.weights {
+            return Ok(());
+        }
+        self.blobs.put(weights);
+        let (sender, document) = (self.key_of(from), contribution.document.clone());
+        let answer = self.coordinator_takes(CoordinatorInput::Contribute { sender, contribution })?;
+        if answer.is_ok() && self.coordinator.state().is_some() {
+            self.checks.confirmed(&document);
+        }
+        self.answer(from, answer, Message::Confirmed { round: document.round })
+    }
+
+    /// Confirms what was taken, records what was not and should have been right.
+    fn answer(&mut self, to: Party, answer: Result<(), RoundError>, confirmation: Message) -> Result<(), Violation> {
+        let Some(state) = self.coordinator.state() else { return Ok(()) };
+        let error = match answer {
+            Ok(()) => {
+                self.send(Party::Coordinator, to, confirmation);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let sender = self.key_of(to);
+        let member = state.charter().and_then(|charter| charter.document.member_of(sender).ok().cloned());
+        match (member, error.blame()) {
+            (Some(member), Blame::Member) => {
+                let event = state.refusal(&member, &error);
+                let (now, probability) =
+                    (self.coordinator.now(self.clock_ms(Party::Coordinator)), self.crash_probability());
+                let random = &mut self.random;
+                let events = event.into_iter().collect();
+                let taken = self.coordinator.write(now, events, &mut || Self::crash_of(random, probability))?;
+                self.coordinator_wrote(taken)
+            }
+            (_, Blame::Internal) => Err(format!("a message led the coordinator to an inner error: {error}")),
+            _ => Ok(()),
+        }
+    }
+
+    fn start_coordinator_work(&mut self) {
+        for effect in self.coordinator.take_work() {
+            self.tell(|| format!("coordinator starts {effect:?}"));
+            let life = self.coordinator.life();
+            let num_results = if self.random.chance(0.1) { 2 } else { 1 };
+            let is_done = self.is_calm() || !self.random.chance(self.scenario.weather.failure_per_work);
+            for _ in 0..num_results {
+                let at_ms = self.now_ms + self.random.between(10, 2_000);
+                let effect = effect.clone();
+                self.plan(at_ms, Happening::CoordinatorWorked { life, effect, is_done });
+            }
+        }
+    }
+
+    /// Work is done. Its result may be late or come twice; then the machine does not take it, and that is all.
+    pub(crate) fn coordinator_worked(
+        &mut self,
+        life: u32,
+        effect: &CoordinatorEffect,
+        is_done: bool,
+    ) -> Result<(), Violation> {
+        if self.coordinator.state().is_none() || self.coordinator.life() != life {
+            return Ok(());
+        }
+        let was_due = self.coordinator.state().is_some_and(|state| state.pending().contains(effect));
+        self.coordinator.work_ended(effect);
+        if !is_done {
+            return Ok(());
+        }
+        let input = self.result(effect)?;
+        match self.coordinator_takes(input)? {
+            Err(error) if was_due => Err(format!("a result that was due is not taken: {error}")),
+            _ => Ok(()),
+        }
+    }
+
+    fn result(&mut self, effect: &CoordinatorEffect) -> Result<CoordinatorInput, Violation> {
+        let find = |digest| self.blobs.find(digest).ok_or_else(|| format!("{effect:?} lacks a blob"));
+        Ok(match effect {
+            CoordinatorEffect::MeasureBase { base } => {
+                CoordinatorInput::BaseMeasured { base: *base, bpb: find(base)?.open_bpb() }
+            }
+            CoordinatorEffect::Screen { round, member, base, weights } => {
+                let screening = find(weights)?.screening(find(base)?);
+                CoordinatorInput::Screened { round: *round, member: member.clone(), screening }
+            }
+            CoordinatorEffect::Merge { round, inputs, .. } => {
+                let inputs: Result<Vec<_>, Violation> =
+                    inputs.iter().map(|(digest, weight)| Ok((find(digest)?, *weight))).collect();
+                let mut merged = Vector::merged(&inputs?);
+                if self.sabotage == Some(Sabotage::MergesSomethingElse) {
+                    merged = merged.trained(0, &mut self.random);
+                }
+                CoordinatorInput::Merged { round: *round, model: self.blobs.put(merged) }
+            }
+            CoordinatorEffect::MeasureMerged { round, model } => {
+                CoordinatorInput::MergedMeasured { round: *round, model: *model, bpb: find(model)?.open_bpb() }
+            }
+        })
+    }
+
+    pub(crate) fn key_of(&self, party: Party) -> tapestry_core::PublicKey {
+        match party {
+            Party::Coordinator => self.coordinator.key().public(),
+            Party::Node(node) => self.nodes[node].role.key().public(),
+            Party::Stranger => scenario::key(scenario::STRANGER).public(),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Models of four numbers: just enough for screening, merging and gating to mean something.
+
+use std::collections::BTreeMap;
+
+use tapestry_core::Digest;
+use tapestry_round::Screening;
+
+use crate::random::Random;
+
+/// A model, or a vector of weights: a list of numbers. A sound one has [`Vector::LEN`] of them.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Vector(Vec<f64>);
+
+/// What a malicious member does to its weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Poison {
+    NotANumber,
+    Huge,
+    /// So large that its norm is infinite though every element is finite.
+    Overflowing,
+    WrongShape,
+    /// Near the base, and worse.
+    Worse,
+}
+
+impl Vector {
+    const LEN: usize = 4;
+
+    /// What a consortium adopts.
+    pub(crate) fn adopted() -> Self {
+        Self(vec![0.5; Self::LEN])
+    }
+
+    pub(crate) fn digest(&self) -> Digest {
+        Digest::of(&self.0.iter().flat_map(|x| x.to_bits().to_le_bytes()).collect::<Vec<u8>>())
+    }
+
+    /// Bits per byte on the open held-out text: best where every element is 1.
+    pub(crate) fn open_bpb(&self) -> f64 {
+        1.0 + self.0.iter().map(|x| (x - 1.0).powi(2)).sum::<f64>()
+    }
+
+    /// One round of honest training: towards the member's own optimum, which lies near the common one.
+    pub(crate) fn trained(&self, member: usize, random: &mut Random) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "a few members")]
+        let own = 1.0 + 0.05 * (member as f64).sin();
+        Self(self.0.iter().map(|x| x + 0.1 * (own - x) + 0.02 * (random.unit() - 0.5)).collect())
+    }
+
+    pub(crate) fn poisoned(&self, poison: Poison, random: &mut Random) -> Self {
+        let mut numbers = self.0.clone();
+        let at = random.index(numbers.len());
+        match poison {
+            Poison::NotANumber => numbers[at] = f64::NAN,
+            Poison::Huge => numbers.iter_mut().for_each(|x| *x *= 100.0),
+            Poison::Overflowing => numbers.iter_mut().for_each(|x| *x = 1e200),
+            Poison::WrongShape => numbers.truncate(Self::LEN - 1),
+            Poison::Worse => numbers.iter_mut().for_each(|x| *x -= 0.1 * (1.0 - *x).signum()),
+        }
+        Self(numbers)
+    }
+
+    /// What the coordinator's driver measures of a contribution.
+    pub(crate) fn screening(&self, base: &Self) -> Screening {
+        if self.0.len() != base.0.len() {
+            return Screening::Malformed { what: format!("{} numbers, not {}", self.0.len(), base.0.len()) };
+        }
+        if let Some(index) = self.0.iter().position(|x| !x.is_finite()) {
+            return Screening::NotFinite { tensor: "all".into(), index: index as u64 };
+        }
+        let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>().sqrt();
+        let change = norm(&mut self.0.iter().zip(&base.0).map(|(a, b)| a - b));
+        let relative_change = change / norm(&mut base.0.iter().copied());
+        Screening::Measured { relative_change, bpb: Some(self.open_bpb()) }
+    }
+
+    /// The weighted sum, in the order given.
+    pub(crate) fn merged(inputs: &[(&Self, f64)]) -> Self {
+        let mut sum = vec![0.0; Self::LEN];
+        for (vector, weight) in inputs {
+            sum.iter_mut().zip(&vector.0).for_each(|(sum, x)| *sum += weight * x);
+        }
+        Self(sum)
+    }
+}
+
+/// Content-addressed vectors. Durable: a blob is synced before anything refers to it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Blobs(BTreeMap<Digest, Vector>);
+
+impl Blobs {
+    pub(crate) fn put(&mut self, vector: Vector) -> Digest {
+        let digest = vector.digest();
+        self.0.insert(digest, vector);
+        digest
+    }
+
+    pub(crate) fn find(&self, digest: &Digest) -> Option<&Vector> {
+        self.0.get(digest)
+    }
+}

@@ -1,0 +1,236 @@
+//! A node's driver: turns news into inputs and effects into work and messages.
+
+use tapestry_core::{Digest, Signed};
+use tapestry_round::RoundError;
+use tapestry_round::TrainingMetrics;
+use tapestry_round::node::{
+    ContributedCpt, Measurement, NodeEffect, NodeEvent, NodeInput, SovereignModel, TransferMetrics,
+};
+
+use crate::checks::Violation;
+use crate::model::Vector;
+use crate::network::{Happening, Message, Party};
+use crate::role::Taken;
+use crate::scenario::Character;
+use crate::world::World;
+
+const TRANSFER: TransferMetrics = TransferMetrics { size_bytes: 32, wall_seconds: 0.001 };
+
+impl World {
+    pub(crate) fn node_starts(&mut self, node: usize) -> Result<(), Violation> {
+        if self.nodes[node].role.state().is_some_and(|state| state.charter().is_none()) {
+            let charter = self.scenario.charter.clone();
+            self.node_takes(node, NodeInput::Join { charter })?.map_err(|e| format!("node {node} cannot join: {e}"))?;
+        }
+        self.node_wakes(node)
+    }
+
+    /// A node asks where the loop is, and does what is left to do.
+    pub(crate) fn node_wakes(&mut self, node: usize) -> Result<(), Violation> {
+        if self.nodes[node].role.state().is_none() {
+            return Ok(());
+        }
+        self.send(Party::Node(node), Party::Coordinator, Message::Ask);
+        self.start_node_work(node)?;
+        let at_ms = self.now_ms + self.random.between(2_000, 5_000);
+        self.plan(at_ms, Happening::Wakes { party: Party::Node(node), life: self.nodes[node].role.life() });
+        Ok(())
+    }
+
+    /// Feeds an input; the inner error is the machine's.
+    fn node_takes(&mut self, node: usize, input: NodeInput) -> Result<Result<(), RoundError>, Violation> {
+        let (clock_ms, probability) = (self.clock_ms(Party::Node(node)), self.crash_probability());
+        let random = &mut self.random;
+        match self.nodes[node].role.input(clock_ms, input, &mut || Self::crash_of(random, probability))? {
+            Ok(taken) => self.node_wrote(node, &taken).map(Ok),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    fn node_wrote(&mut self, node: usize, taken: &Taken<NodeEvent>) -> Result<(), Violation> {
+        for (_, event) in &taken.events {
+            self.tell(|| format!("node {node} writes {}", event.name()));
+            self.checks.node_event(node, event)?;
+        }
+        if taken.died {
+            self.died(Party::Node(node));
+            return Ok(());
+        }
+        self.start_node_work(node)
+    }
+
+    pub(crate) fn node_hears(&mut self, node: usize, from: Party, message: Message) -> Result<(), Violation> {
+        if self.nodes[node].role.state().is_none() || !self.scenario.members[node].character.has_node() {
+            return Ok(());
+        }
+        let answer = match message {
+            Message::News(news) => {
+                let version = Some(news.version);
+                if from == Party::Coordinator && version == self.nodes[node].version {
+                    return Ok(());
+                }
+                let answer = self.node_takes(node, NodeInput::News(*news))?;
+                if from == Party::Coordinator {
+                    self.nodes[node].version = version;
+                    let error = answer.err().map(|error| format!("node {node} refuses honest news: {error}"));
+                    return error.map_or(Ok(()), Err);
+                }
+                answer
+            }
+            Message::Model(model) => {
+                let base = self.nodes[node].blobs.put(model);
+                self.node_takes(node, NodeInput::BasePulled { base, transfer: TRANSFER })?
+            }
+            Message::Confirmed { round } => {
+                self.node_takes(node, NodeInput::ContributionSent { round, transfer: TRANSFER })?
+            }
+            Message::DeclineConfirmed { round } => self.node_takes(node, NodeInput::DeclineSent { round })?,
+            Message::Ask | Message::Pull(_) | Message::Contribute(..) | Message::Decline(_) => Ok(()),
+        };
+        // Late and repeated messages are not taken, and that is all.
+        if let Err(error) = answer {
+            self.tell(|| format!("node {node} does not take it: {error}"));
+        }
+        Ok(())
+    }
+
+    fn start_node_work(&mut self, node: usize) -> Result<(), Violation> {
+        let is_calm = self.is_calm();
+        for effect in self.nodes[node].role.take_work() {
+            self.tell(|| format!("node {node} starts {}", name(&effect)));
+            let life = self.nodes[node].role.life();
+            let mut is_done = is_calm || !self.random.chance(self.scenario.weather.failure_per_work);
+            let takes_ms = match &effect {
+                NodeEffect::Train { round, .. } => {
+                    self.checks.training_starts(node, *round)?;
+                    self.random.between(500, 6_000)
+                }
+                NodeEffect::Measure { .. } | NodeEffect::BuildSovereign { .. } => self.random.between(50, 1_000),
+                // What goes over the network ends with an answer, and is given up after a while without one.
+                NodeEffect::PullBase { .. } | NodeEffect::SendContribution { .. } | NodeEffect::SendDecline { .. } => {
+                    is_done = false;
+                    self.send_effect(node, &effect)?;
+                    self.random.between(1_000, 4_000)
+                }
+            };
+            let at_ms = self.now_ms + takes_ms;
+            self.plan(at_ms, Happening::NodeWorked { node, life, effect, is_done });
+        }
+        Ok(())
+    }
+
+    fn send_effect(&mut self, node: usize, effect: &NodeEffect) -> Result<(), Violation> {
+        let key = self.nodes[node].role.key().clone();
+        let message = match effect {
+            NodeEffect::PullBase { base } => Message::Pull(*base),
+            NodeEffect::SendContribution { contribution } => {
+                let weights = self.nodes[node].blobs.find(&contribution.weights);
+                let weights = weights.ok_or_else(|| format!("node {node} lost what it trained"))?.clone();
+                self.never_sovereign(node, &contribution.weights)?;
+                let signed = Signed::by(contribution.clone(), &key).expect("a contribution has a canonical form");
+                Message::Contribute(signed, weights)
+            }
+            NodeEffect::SendDecline { decline } => {
+                Message::Decline(Signed::by(decline.clone(), &key).expect("a decline has a canonical form"))
+            }
+            NodeEffect::Train { .. } | NodeEffect::Measure { .. } | NodeEffect::BuildSovereign { .. } => return Ok(()),
+        };
+        if matches!(message, Message::Contribute(..)) {
+            self.seen.push(message.clone());
+        }
+        self.send(Party::Node(node), Party::Coordinator, message);
+        Ok(())
+    }
+
+    /// The Sovereign Model never travels.
+    fn never_sovereign(&self, node: usize, weights: &Digest) -> Result<(), Violation> {
+        let sovereign = self.nodes[node].role.state().and_then(|state| state.sovereign());
+        match sovereign {
+            Some(model) if model.digest() == *weights => Err(format!("node {node} contributes its Sovereign Model")),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn node_worked(
+        &mut self,
+        node: usize,
+        life: u32,
+        effect: &NodeEffect,
+        is_done: bool,
+    ) -> Result<(), Violation> {
+        let role = &mut self.nodes[node].role;
+        if role.state().is_none() || role.life() != life {
+            return Ok(());
+        }
+        let was_due = role.state().is_some_and(|state| state.pending().contains(effect));
+        role.work_ended(effect);
+        if !is_done {
+            return Ok(());
+        }
+        let Some(input) = self.node_result(node, effect)? else { return Ok(()) };
+        match self.node_takes(node, input)? {
+            Err(error) if was_due => Err(format!("node {node} does not take a result that was due: {error}")),
+            _ => Ok(()),
+        }
+    }
+
+    fn node_result(&mut self, node: usize, effect: &NodeEffect) -> Result<Option<NodeInput>, Violation> {
+        Ok(match effect {
+            NodeEffect::Train { round, base } => {
+                if self.scenario.members[node].character == Character::Reluctant && self.random.chance(0.4) {
+                    let reason = "brûlé ".repeat(300);
+                    return Ok(Some(NodeInput::CannotTrain { round: *round, reason }));
+                }
+                let base = self.held(node, base)?;
+                let mut weights = base.trained(node, &mut self.random);
+                if let Character::Poisoner(poison) = self.scenario.members[node].character {
+                    weights = base.poisoned(poison, &mut self.random);
+                }
+                let digest = self.nodes[node].blobs.put(weights);
+                let metrics = self.metrics();
+                Some(NodeInput::Trained { round: *round, contributed: ContributedCpt::from_training(digest, metrics) })
+            }
+            NodeEffect::Measure { subject, model } => {
+                let held_out_bpb = self.held(node, model)?.open_bpb();
+                // A model that gives no finite value is not measured; the driver tries again and again.
+                let held_out_bpb = if held_out_bpb.is_finite() { held_out_bpb } else { f64::MAX };
+                let (subject, model) = (*subject, *model);
+                let measurement = Measurement { subject, model, held_out_bpb, open_bpb: None, wall_seconds: 0.5 };
+                Some(NodeInput::Measured(measurement))
+            }
+            NodeEffect::BuildSovereign { base } => {
+                let model = self.held(node, base)?.trained(node + 100, &mut self.random);
+                let model = SovereignModel::new(*base, self.nodes[node].blobs.put(model));
+                Some(NodeInput::SovereignBuilt { model, metrics: self.metrics() })
+            }
+            NodeEffect::PullBase { .. } | NodeEffect::SendContribution { .. } | NodeEffect::SendDecline { .. } => None,
+        })
+    }
+
+    fn held(&self, node: usize, digest: &Digest) -> Result<Vector, Violation> {
+        self.nodes[node].blobs.find(digest).cloned().ok_or_else(|| format!("node {node} has no model {digest}"))
+    }
+
+    /// Numbers with many digits, which must survive the log and the signature to the last bit.
+    fn metrics(&mut self) -> TrainingMetrics {
+        TrainingMetrics {
+            num_tokens: self.random.below(1 << 50),
+            num_steps: self.random.below(1000),
+            first_loss: 10.0 * self.random.unit(),
+            last_loss: self.random.unit() * 1e-7,
+            wall_seconds: 1e9 * self.random.unit(),
+            cpu_seconds: self.random.unit(),
+        }
+    }
+}
+
+const fn name(effect: &NodeEffect) -> &'static str {
+    match effect {
+        NodeEffect::PullBase { .. } => "pulling a base",
+        NodeEffect::Train { .. } => "training",
+        NodeEffect::SendContribution { .. } => "sending its contribution",
+        NodeEffect::SendDecline { .. } => "declining",
+        NodeEffect::Measure { .. } => "measuring",
+        NodeEffect::BuildSovereign { .. } => "its Sovereign Build",
+    }
+}

@@ -1,0 +1,150 @@
+//! What a seed stands for: a charter, members with their characters, and how bad the weather is.
+
+use std::collections::BTreeMap;
+
+use tapestry_core::{Digest, MemberName, SecretKey, Signed, Timestamp};
+use tapestry_governance::{
+    Charter, CharterTerms, GateTerms, HeldOutTerms, MergeMethod, MergeTerms, RoundTerms, ScreeningTerms,
+};
+
+use crate::model::{Poison, Vector};
+use crate::random::Random;
+
+/// When the simulated world begins, in milliseconds since 1970.
+pub(crate) const START_MS: u64 = 1_800_000_000_000;
+
+/// The number of the key that is in no charter.
+pub(crate) const STRANGER: u8 = 201;
+
+/// How a member behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Character {
+    Honest,
+    /// Honest, and sometimes cannot train.
+    Reluctant,
+    /// Never starts its node.
+    Silent,
+    /// Trains, and spoils what it contributes.
+    Poisoner(Poison),
+    /// Besides an ordinary node, sends the coordinator whatever might hurt the others.
+    Forger,
+}
+
+/// A simulated world before its first moment.
+#[derive(Debug)]
+pub(crate) struct Scenario {
+    pub(crate) charter: Signed<Charter>,
+    pub(crate) coordinator_key: SecretKey,
+    /// In the order of their names.
+    pub(crate) members: Vec<Member>,
+    pub(crate) weather: Weather,
+}
+
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) name: MemberName,
+    pub(crate) key: SecretKey,
+    pub(crate) character: Character,
+}
+
+/// How much goes wrong until [`Weather::calm_at_ms`]. Probabilities per message, write or piece of work.
+#[derive(Debug, Clone)]
+pub(crate) struct Weather {
+    pub(crate) loss: f64,
+    pub(crate) duplication: f64,
+    pub(crate) max_delay_ms: u64,
+    pub(crate) crash_per_write: f64,
+    /// Mean time between crashes of some role that fall between writes.
+    pub(crate) crash_every_ms: u64,
+    pub(crate) failure_per_work: f64,
+    /// Clocks jump by up to this much when a role restarts.
+    pub(crate) max_clock_skew_ms: u64,
+    /// Faults stop here. What is promised after faults stop is then due.
+    pub(crate) calm_at_ms: u64,
+}
+
+impl Character {
+    /// Whether its messages follow the protocol, whatever its weights are.
+    pub(crate) const fn follows_protocol(self) -> bool {
+        !matches!(self, Self::Forger | Self::Silent)
+    }
+
+    pub(crate) const fn has_node(self) -> bool {
+        !matches!(self, Self::Silent)
+    }
+}
+
+/// A key that the number decides.
+pub(crate) fn key(number: u8) -> SecretKey {
+    SecretKey::from_seed(&[number; 32].into())
+}
+
+impl Scenario {
+    pub(crate) fn new(random: &mut Random) -> Self {
+        let num_members = random.between(2, 6);
+        let members: Vec<Member> = (0..num_members).map(|n| member(n, random)).collect();
+        let coordinator_key = key(200);
+        let window_ms = random.between(8_000, 40_000);
+        let cap = [1.0, 1.0, 0.5, 0.34][random.index(4)];
+        let quorum = num_members / 2 + 1;
+        let few = |n: u64| u32::try_from(n).expect("a few");
+        let terms = CharterTerms {
+            consortium: "Simulated".into(),
+            version: 1,
+            previous: None,
+            members: members.iter().map(|m| (m.name.clone(), m.key.public())).collect::<BTreeMap<_, _>>(),
+            coordinator: coordinator_key.public(),
+            quorum: few(quorum),
+            base: Vector::adopted().digest(),
+            open_held_out: HeldOutTerms { text: Digest::of(b"open text"), max_tokens: 100 },
+            rounds: RoundTerms {
+                num_rounds: few(random.between(1, 3)),
+                window_ms,
+                min_contributions: few(random.between(1, num_members)),
+            },
+            screening: ScreeningTerms { max_relative_change: 0.5, max_bpb_rise: 0.05 },
+            merge: MergeTerms { method: MergeMethod::Uniform, influence_cap: cap },
+            gate: GateTerms { max_bpb_rise: 0.03 },
+            privacy_tier: 0,
+            valid_from: Timestamp::from_ms(START_MS - 1_000_000),
+            valid_until: Timestamp::from_ms(START_MS + 1_000_000_000),
+        };
+        let mut charter = Signed::unsigned(Charter::try_from(terms).expect("sound terms"));
+        for member in members.iter().take(usize::try_from(quorum).expect("a few")) {
+            charter.sign(&member.key).expect("a charter has a canonical form");
+        }
+        Self { charter, coordinator_key, members, weather: Weather::new(random) }
+    }
+}
+
+fn member(number: u64, random: &mut Random) -> Member {
+    let poisons = [Poison::NotANumber, Poison::Huge, Poison::Overflowing, Poison::WrongShape, Poison::Worse];
+    let character = match random.below(12) {
+        0 => Character::Silent,
+        1 | 2 => Character::Poisoner(poisons[random.index(poisons.len())]),
+        3 | 4 => Character::Forger,
+        5 => Character::Reluctant,
+        _ => Character::Honest,
+    };
+    let name = format!("m{number}").parse().expect("a name");
+    Member { name, key: key(u8::try_from(number + 1).expect("a few")), character }
+}
+
+impl Weather {
+    fn new(random: &mut Random) -> Self {
+        // A fifth of the worlds have no faults at all: what breaks there is plain logic.
+        let badness = if random.chance(0.2) { 0.0 } else { random.unit() };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few seconds")]
+        let scaled = |ms: f64| (ms * badness) as u64;
+        Self {
+            loss: 0.4 * badness,
+            duplication: 0.3 * badness,
+            max_delay_ms: 50 + scaled(8_000.0),
+            crash_per_write: 0.08 * badness,
+            crash_every_ms: if badness > 0.0 { 60_000 - scaled(50_000.0) } else { u64::MAX },
+            failure_per_work: 0.2 * badness,
+            max_clock_skew_ms: scaled(4_000.0),
+            calm_at_ms: START_MS + if badness > 0.0 { random.between(30_000, 90_000) } else { 0 },
+        }
+    }
+}
