@@ -3,4 +3,5 @@
 
 mod fixture;
 mod quick;
+mod report;
 mod results;
