@@ -1,0 +1,119 @@
+//! What can go wrong between two parties.
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use tapestry_core::PublicKey;
+use tapestry_store::StoreError;
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong, for people.
+    pub error: String,
+    /// Whether the same request may succeed later.
+    pub retry: bool,
+}
+
+/// Why a request or a server failed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The address cannot be listened on.
+    #[error(
+        "cannot listen on {address}: {source}. If the port is in use, stop the program that has it or give another one"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The address cannot be understood.
+    #[error("{address:?} is not an address; HOST:PORT is expected")]
+    Address {
+        /// What was given.
+        address: String,
+    },
+    /// Nobody answers there, or the connection broke. Worth trying again.
+    #[error("cannot reach {address}: {reason}")]
+    Unreachable {
+        /// The address.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// Nothing moved for too long. Worth trying again.
+    #[error("{address} has not moved for {seconds} s")]
+    Idle {
+        /// The address.
+        address: String,
+        /// How long nothing came.
+        seconds: u64,
+    },
+    /// Whoever answers there has another key than expected. Not worth trying again.
+    #[error(
+        "{address} does not prove key {expected}: it is another party, or somebody is in between. Check the address and \
+         the key"
+    )]
+    WrongKey {
+        /// The address.
+        address: String,
+        /// The key that was expected.
+        expected: PublicKey,
+    },
+    /// The peer does not accept this key. Not worth trying again until it does.
+    #[error("{address} does not accept this key; it is not listed in the charter that is in force there")]
+    NotAllowed {
+        /// The address.
+        address: String,
+    },
+    /// The peer answered, and said no.
+    #[error("{error} (status {status})")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The reason it gave.
+        error: String,
+        /// Whether it may say yes later.
+        retry: bool,
+    },
+    /// The answer is longer than accepted.
+    #[error("the answer of {address} is longer than {limit} bytes")]
+    TooLong {
+        /// The address.
+        address: String,
+        /// The bound.
+        limit: usize,
+    },
+    /// The answer is not what was asked for.
+    #[error("the answer of {address} cannot be read: {reason}")]
+    Unreadable {
+        /// The address.
+        address: String,
+        /// What the parser said.
+        reason: String,
+    },
+    /// A chunk came that is not the one that was asked for, or the store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+impl NetError {
+    /// Whether the same request may succeed later without anybody doing anything about it.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Idle { .. } => true,
+            Self::Refused { retry, .. } => *retry,
+            _ => false,
+        }
+    }
+
+    /// Whether the peer understood the request and said no for good.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { retry: false, .. }) || matches!(self, Self::Refused { status: 412, .. })
+    }
+}
