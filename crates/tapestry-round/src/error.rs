@@ -100,6 +100,16 @@ pub enum RoundError {
         /// What is announced.
         found: Digest,
     },
+    /// The coordinator announced a round on other terms than the charter's.
+    #[error("the coordinator's announcement bends the charter: {term} must be {expected}; found {found}")]
+    BentCharter {
+        /// The term.
+        term: &'static str,
+        /// The charter's.
+        expected: u64,
+        /// The announcement's.
+        found: u64,
+    },
     /// An event or result that the state did not wait for.
     #[error("unexpected {what} in this state")]
     Unexpected {
@@ -130,7 +140,7 @@ impl RoundError {
             | Self::TooLong { .. } => Blame::Member,
             Self::OtherRound { expected, found } if *found < *expected => Blame::Timing,
             Self::OtherRound { .. } => Blame::Member,
-            Self::Charter(_) | Self::UnexpectedBase { .. } => Blame::Coordinator,
+            Self::Charter(_) | Self::UnexpectedBase { .. } | Self::BentCharter { .. } => Blame::Coordinator,
             Self::NoRound | Self::Late { .. } | Self::NoCharter => Blame::Timing,
             Self::Unexpected { .. } | Self::NotFinite { .. } | Self::Canonical(_) => Blame::Internal,
         }

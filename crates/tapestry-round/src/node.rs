@@ -14,7 +14,7 @@ pub use event::{
     ContributedCpt, Measurement, NodeEffect, NodeEvent, NodeInput, SovereignModel, Subject, TransferMetrics,
 };
 
-use crate::{Announcement, Contribution, Decline, News, Outcome, RoundError};
+use crate::{Announcement, Contribution, Decline, News, Outcome, RoundError, RoundResult};
 use std::collections::BTreeSet;
 use tapestry_core::{Digest, MemberName, PublicKey, Signed, Timestamp};
 use tapestry_governance::Charter;
@@ -245,6 +245,7 @@ impl Node {
             check_charter(*digest, outcome.charter)?;
             let last_round = next.last_outcome.as_ref().map_or(0, |last| last.round);
             if outcome.round > last_round {
+                next.check_outcome(charter, outcome)?;
                 next.push(&mut events, NodeEvent::OutcomeAccepted { outcome: signed })?;
             }
         }
@@ -254,6 +255,7 @@ impl Node {
             let is_open = next.round.as_ref().is_some_and(|open| open.announcement.round >= announcement.round);
             let is_over = next.last_outcome.as_ref().is_some_and(|last| last.round >= announcement.round);
             if !is_open && !is_over {
+                next.check_announcement(charter, announcement)?;
                 let expected = next.base.ok_or(RoundError::NoCharter)?;
                 if announcement.base != expected {
                     let (round, found) = (announcement.round, announcement.base);
@@ -263,6 +265,41 @@ impl Node {
             }
         }
         Ok(events)
+    }
+
+    /// The terms of a new round are the charter's: which number it has, that it is one of those agreed, and its window.
+    fn check_announcement(&self, charter: &Charter, announcement: &Announcement) -> Result<(), RoundError> {
+        let bent = |term, expected, found| Err(RoundError::BentCharter { term, expected, found });
+        let due = self.last_outcome.as_ref().map_or(0, |outcome| outcome.round) + 1;
+        if announcement.round != due {
+            return bent("the number of the round", due.into(), announcement.round.into());
+        }
+        let num_rounds = charter.rounds.num_rounds;
+        if announcement.round > num_rounds {
+            return bent("the number of the last round", num_rounds.into(), announcement.round.into());
+        }
+        if announcement.closes_at != announcement.opened_at.plus(charter.window()) {
+            let found_ms = announcement.closes_at.as_ms().saturating_sub(announcement.opened_at.as_ms());
+            return bent("the window in milliseconds", charter.rounds.window_ms, found_ms);
+        }
+        Ok(())
+    }
+
+    /// A round that ended is one of those agreed, and leaves the base alone where it was abandoned. Whether a published base
+    /// is the merge that it claims to be is not visible from here.
+    fn check_outcome(&self, charter: &Charter, outcome: &Outcome) -> Result<(), RoundError> {
+        let num_rounds = charter.rounds.num_rounds;
+        if outcome.round > num_rounds {
+            let term = "the number of the last round";
+            return Err(RoundError::BentCharter { term, expected: num_rounds.into(), found: outcome.round.into() });
+        }
+        let follows = self.last_outcome.as_ref().map_or(0, |last| last.round) + 1 == outcome.round;
+        match (&outcome.result, self.base) {
+            (RoundResult::Abandoned { .. }, Some(expected)) if follows && outcome.base != expected => {
+                Err(RoundError::UnexpectedBase { round: outcome.round, expected, found: outcome.base })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn expect(&self, condition: bool, what: &'static str) -> Result<(), RoundError> {
