@@ -4,12 +4,15 @@
 //! allocated or read. The canonical form that Tapestry exchanges is one safetensors file with the tensors in the order of
 //! their names and without gaps; its data section is exactly what a `WeightsManifest` describes.
 
+mod adopt;
 mod error;
+pub mod gguf;
 mod hf;
 mod llama;
 mod safetensors;
 mod source;
 
+pub use adopt::{AdoptReport, adopt_gguf};
 pub use error::WeightsError;
 pub use hf::HfDir;
 pub use llama::{LlamaShape, expected_tensors};
