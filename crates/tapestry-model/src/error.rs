@@ -1,14 +1,15 @@
 //! What can go wrong between a model on disk and a number.
 
+use crate::TokenizerError;
 use std::path::PathBuf;
+use tapestry_eval::BpbError;
+use tapestry_weights::WeightsError;
 
 /// Any failure of building, loading, saving or running a model.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The configuration and the model's arithmetic do not go together.
-    #[error(
-        "the configuration cannot be run: {reason}; check config.json against the model's origin"
-    )]
+    /// The configuration describes no model that can be run.
+    #[error("the configuration cannot be run: {reason}; check config.json against the model's origin")]
     Config {
         /// What does not fit.
         reason: String,
@@ -21,6 +22,14 @@ pub enum ModelError {
         /// Its Hugging Face name.
         name: String,
     },
+    /// There is a parameter that such a model does not have.
+    #[error(
+        "the weights hold {name:?}, which a model with this config.json does not have; weights and configuration come from different models"
+    )]
+    UnexpectedTensor {
+        /// Its name, as the weights have it.
+        name: String,
+    },
     /// A parameter has another shape than the configuration asks for.
     #[error(
         "tensor {name:?} has shape {found:?}, but config.json asks for {expected:?}; weights and configuration come from different models"
@@ -29,30 +38,25 @@ pub enum ModelError {
         /// Its Hugging Face name.
         name: String,
         /// What the configuration asks for.
-        expected: Vec<usize>,
+        expected: Vec<u64>,
         /// What is there.
-        found: Vec<usize>,
+        found: Vec<u64>,
     },
     /// A weight is NaN or an infinity.
     #[error(
-        "tensor {name:?} holds {value} at position {index}; the weights are damaged or training diverged, do not use them"
+        "tensor {name:?} holds {value} at element {index}; the weights are damaged or training diverged, do not use them"
     )]
     NotFinite {
         /// The tensor's Hugging Face name.
         name: String,
         /// Position in row-major order.
-        index: usize,
+        index: u64,
         /// The value.
         value: f32,
     },
-    /// Reading a parameter failed.
-    #[error("tensor {name:?} could not be read")]
-    Read {
-        /// Its Hugging Face name.
-        name: String,
-        /// The reason.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    /// Reading or writing weights failed.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// A token that the model does not know.
     #[error(
         "token id {id} is outside the model's vocabulary of {vocabulary}; the tokenizer belongs to another model"
@@ -64,42 +68,77 @@ pub enum ModelError {
         vocabulary: usize,
     },
     /// More tokens at once than the model has positions for.
-    #[error(
-        "{tokens} tokens do not fit the model's context of {limit}; use shorter windows"
-    )]
+    #[error("windows of {tokens} tokens do not fit the model's context of {limit}; use shorter windows")]
     ContextOverflow {
         /// Tokens in the window.
         tokens: usize,
         /// Positions of the model.
         limit: usize,
     },
-    /// Windows of one call differ in length, or are too short.
-    #[error(
-        "windows of one call must have the same length of at least {minimum} tokens, found {found:?}"
-    )]
+    /// Windows of one call differ in length, or are too short to score anything.
+    #[error("all windows of one call must have the same length of at least {minimum} tokens; found lengths {found:?}")]
     Windows {
         /// The least length that makes sense.
         minimum: usize,
-        /// Lengths found.
+        /// The different lengths found.
         found: Vec<usize>,
     },
-    /// The model directory or its weights are not usable.
-    #[error("the model in {path} cannot be loaded")]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// The reason.
-        source: tapestry_weights::WeightsError,
+    /// The lists of a batch do not have the size that its dimensions ask for.
+    #[error("a batch of {num_windows} windows of {window} tokens needs {expected} {what}, found {found}")]
+    BatchShape {
+        /// Which list.
+        what: &'static str,
+        /// Windows in the batch.
+        num_windows: usize,
+        /// Tokens in a window.
+        window: usize,
+        /// Entries that are due.
+        expected: usize,
+        /// Entries that are there.
+        found: usize,
     },
+    /// No position of a batch counts, so there is no mean loss.
+    #[error("the batch has no position that counts towards the loss; leave such batches out")]
+    NothingCounts,
     /// A file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("cannot {action} {path}: {source}")]
     Io {
+        /// What was tried.
+        action: &'static str,
         /// The file.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
     },
-    /// The tokenizer is not usable.
+    /// The tokenizer is not usable, or belongs to another model.
     #[error(transparent)]
-    Tokenizer(#[from] crate::TokenizerError),
+    Tokenizer(#[from] TokenizerError),
+    /// Reading values back from the device failed.
+    #[error("the values of {name:?} cannot be read back from the device: {reason}")]
+    Device {
+        /// Which parameter.
+        name: String,
+        /// What the device said.
+        reason: String,
+    },
+    /// The text could not be measured.
+    #[error(transparent)]
+    Measure(Box<BpbError<ModelError>>),
+}
+
+impl ModelError {
+    pub(crate) fn io(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+impl From<BpbError<Self>> for ModelError {
+    fn from(error: BpbError<Self>) -> Self {
+        // What the model itself reports says more than where in the text it was.
+        match error {
+            BpbError::Scorer { source, .. } => source,
+            other => Self::Measure(Box::new(other)),
+        }
+    }
 }

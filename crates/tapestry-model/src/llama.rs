@@ -1,0 +1,179 @@
+//! The model with all its parameters in memory.
+//!
+//! Shape letters: b batch, t time, d width, v vocabulary, n = b*t.
+
+use crate::block::{Rope, hidden_from, matrix, rms_norm, vector};
+use crate::parameters::{EMBEDDING, FINAL_NORM, HEAD, Parameters, layer_name};
+use crate::{Batch, Block, LlamaConfig, ModelError};
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use std::path::Path;
+use tapestry_core::TensorSpec;
+use tapestry_weights::{HfDir, SafetensorsFile, WeightSource, expected_tensors, save_safetensors};
+
+/// The files of a model's folder that do not change with its weights; those that exist are carried along by
+/// [`Llama::save`].
+const COMPANIONS: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
+
+/// A Llama model.
+///
+/// On a device with automatic differentiation ([`Device::autodiff`]) it can be trained: [`Llama::loss`], `backward`, then
+/// [`Module::map`] over the parameters. Matrices are parameters of rank 2, norms of rank 1.
+#[derive(Module, Debug)]
+pub struct Llama {
+    /// `[v, d]`; also the output matrix where that is tied.
+    pub embed_tokens: Param<Tensor<2>>,
+    /// The decoder layers, first to last.
+    pub layers: Vec<Block>,
+    /// `[d]`
+    pub norm: Param<Tensor<1>>,
+    /// `[v, d]`, where the output is not tied to the embedding.
+    pub lm_head: Option<Param<Tensor<2>>>,
+    #[module(skip)]
+    config: LlamaConfig,
+}
+
+impl Llama {
+    /// Loads a model's folder in Hugging Face layout. Weights of 16 bits are widened to `f32`.
+    ///
+    /// # Errors
+    /// [`ModelError`] naming the file or tensor that is missing, of another shape, or not finite.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self, ModelError> {
+        let files = HfDir::open(dir)?;
+        let config = LlamaConfig::try_from(files.shape)?;
+        Self::from_source(&SafetensorsFile::open_any_order(&files.weights_path)?, &config, device)
+    }
+
+    /// Builds a model from weights wherever they are.
+    ///
+    /// # Errors
+    /// As [`Llama::load`].
+    pub fn from_source(source: &dyn WeightSource, config: &LlamaConfig, device: &Device) -> Result<Self, ModelError> {
+        let parameters = Parameters::check(config, source)?;
+        let shape = [config.vocab_size, config.hidden_size];
+        let layers = (0..config.num_hidden_layers).map(|layer| Block::read(config, layer, &parameters, device));
+        let has_head = !config.tie_word_embeddings;
+        Ok(Self {
+            embed_tokens: matrix(&parameters, EMBEDDING, shape, device)?,
+            layers: layers.collect::<Result<_, _>>()?,
+            norm: vector(&parameters, FINAL_NORM, device)?,
+            lm_head: has_head.then(|| matrix(&parameters, HEAD, shape, device)).transpose()?,
+            config: config.clone(),
+        })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// The mean of `-ln p(target)` over the positions of the batch that count. One value, in nats per token.
+    ///
+    /// # Errors
+    /// [`ModelError::TokenOutsideVocabulary`] or [`ModelError::ContextOverflow`]; checked before anything is computed.
+    pub fn loss(&self, batch: &Batch) -> Result<Tensor<1>, ModelError> {
+        batch.check(&self.config)?;
+        Ok(self.loss_composed(batch))
+    }
+
+    /// Saves the model as a folder: the weights as canonical safetensors in `f32`, and the files beside them (configuration,
+    /// tokenizer) as they are in `base_dir`. Every file appears whole or not at all, the weights last.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] or [`ModelError::Weights`] where a file cannot be read or written.
+    pub fn save(&self, base_dir: &Path, dir: &Path) -> Result<(), ModelError> {
+        std::fs::create_dir_all(dir).map_err(ModelError::io("create", dir))?;
+        for name in COMPANIONS {
+            let from = base_dir.join(name);
+            if from.is_file() {
+                let content = std::fs::read(&from).map_err(ModelError::io("read", &from))?;
+                write_file(&dir.join(name), &content)?;
+            }
+        }
+        save_safetensors(&dir.join("model.safetensors"), expected_tensors(&self.config), |spec| self.values(spec))
+    }
+
+    /// The values of a parameter by its Hugging Face name.
+    fn values(&self, spec: &TensorSpec) -> Result<Vec<f32>, ModelError> {
+        let data = self.find(&spec.name).ok_or_else(|| ModelError::MissingTensor { name: spec.name.clone() })?;
+        let values: Result<Vec<f32>, _> = data.try_into_vec();
+        values.map_err(|e| ModelError::Device { name: spec.name.clone(), reason: format!("{e:?}") })
+    }
+
+    fn find(&self, name: &str) -> Option<TensorData> {
+        if name == EMBEDDING {
+            return Some(self.embed_tokens.val().into_data());
+        }
+        if name == FINAL_NORM {
+            return Some(self.norm.val().into_data());
+        }
+        if name == HEAD {
+            return self.lm_head.as_ref().map(|head| head.val().into_data());
+        }
+        self.layers.iter().enumerate().find_map(|(layer, block)| {
+            let vectors = block.vectors().into_iter();
+            let matrices = block.matrices().into_iter();
+            let vector = vectors.filter(|(part, _)| layer_name(layer, part) == name).map(|(_, v)| v.val().into_data());
+            let matrix = matrices.filter(|(part, _)| layer_name(layer, part) == name).map(|(_, m)| m.val().into_data());
+            vector.chain(matrix).next()
+        })
+    }
+
+    /// [`Llama::loss`] made of plain Burn operations.
+    pub(crate) fn loss_composed(&self, batch: &Batch) -> Tensor<1> {
+        let device = self.embed_tokens.device();
+        let (b, t) = (batch.num_windows(), batch.window());
+        let n = b * t;
+        let counts_n = Tensor::<1>::from_data(
+            TensorData::new(batch.counts().iter().map(|c| f32::from(u8::from(*c))).collect::<Vec<_>>(), [n]),
+            &device,
+        );
+        let nll_n = self.nll_composed(batch);
+        (nll_n * counts_n.clone()).sum() / counts_n.sum()
+    }
+
+    /// `-ln p(target)` of every position, `[n]`.
+    pub(crate) fn nll_composed(&self, batch: &Batch) -> Tensor<1> {
+        let device = self.embed_tokens.device();
+        let (b, t, d) = (batch.num_windows(), batch.window(), self.config.hidden_size);
+        let integers = |values: &[u32]| TensorData::new(values.iter().map(|id| i64::from(*id)).collect(), [b, t]);
+        let tokens_bt = Tensor::<2, Int>::from_data(integers(batch.tokens()), &device);
+        let segments_bt = Tensor::<2, Int>::from_data(integers(batch.segments()), &device);
+        let targets_bt = Tensor::<2, Int>::from_data(integers(batch.targets()), &device);
+
+        let embedding_vd = self.embed_tokens.val();
+        let rope = Rope::new(&self.config, t, &device);
+        let hidden_from = hidden_from(segments_bt);
+        let x_btd: Tensor<3> = embedding_vd.clone().select(0, tokens_bt.reshape([b * t])).reshape([b, t, d]);
+        let x_btd = self.layers.iter().fold(x_btd, |x, block| block.forward_composed(x, &rope, &hidden_from));
+        let x_nd: Tensor<2> = rms_norm(x_btd, self.norm.val(), self.config.rms_norm_eps).reshape([b * t, d]);
+        let head_vd = self.lm_head.as_ref().map_or(embedding_vd, Param::val);
+        let log_p_nv = activation::log_softmax(x_nd.matmul(head_vd.transpose()), 1);
+        log_p_nv.gather(1, targets_bt.reshape([b * t, 1])).reshape([b * t]).neg()
+    }
+}
+
+/// Writes a file so that it is there whole or not at all.
+pub(crate) fn write_file(path: &Path, content: &[u8]) -> Result<(), ModelError> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::File::create(&temporary)?;
+        std::io::Write::write_all(&mut file, content)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        ModelError::io("write", path)(error)
+    })
+}

@@ -1,0 +1,184 @@
+//! Text to tokens, and how much text each token stands for.
+
+use std::path::{Path, PathBuf};
+
+/// Why a text cannot be tokenised.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The content describes no tokenizer.
+    #[error("tokenizer.json is not a tokenizer: {reason}; copy it again from the model's origin")]
+    Malformed {
+        /// What the parser said.
+        reason: String,
+    },
+    /// More bytes than any real tokenizer has.
+    #[error("tokenizer.json has {found} bytes; at most {limit} are read")]
+    TooLarge {
+        /// Bytes found.
+        found: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// The tokenizer refused the text.
+    #[error("the text cannot be tokenised: {reason}")]
+    Encode {
+        /// What it said.
+        reason: String,
+    },
+    /// The tokens do not stand for exactly the bytes of the text.
+    #[error(
+        "the tokens stand for {found} bytes, the text has {expected}: this tokenizer is not a byte-level one without normalisation, and bits per byte would be wrong"
+    )]
+    NotByteLevel {
+        /// Bytes of the text.
+        expected: usize,
+        /// Sum over its tokens.
+        found: usize,
+    },
+}
+
+/// A text as tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// The token ids, in the order of the text.
+    pub ids: Vec<u32>,
+    /// How many bytes of the text each of them stands for; they add up to the text.
+    pub byte_lengths: Vec<u32>,
+}
+
+/// A byte-level BPE tokenizer, as `tokenizer.json` describes it.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// Bytes of text that a token stands for, by id.
+    byte_lengths: Vec<u32>,
+    eos_id: Option<u32>,
+}
+
+/// The largest real files have about 30 MB.
+const MAX_FILE_BYTES: usize = 256 << 20;
+/// Text is given to the tokenizer in pieces of about this many bytes, so that its working memory stays small.
+const PIECE_BYTES: usize = 64 << 10;
+/// Names that families of models give to the token that ends a text, the ones meant for documents first.
+const EOS_NAMES: [&str; 4] = ["<|endoftext|>", "</s>", "<|end_of_text|>", "<|im_end|>"];
+
+impl Tokenizer {
+    /// Reads `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Io`], or as [`Tokenizer::from_bytes`].
+    pub fn read(path: &Path) -> Result<Self, TokenizerError> {
+        let io = |source| TokenizerError::Io { path: path.to_path_buf(), source };
+        let size = usize::try_from(std::fs::metadata(path).map_err(io)?.len()).unwrap_or(usize::MAX);
+        check_size(size)?;
+        Self::from_bytes(&std::fs::read(path).map_err(io)?)
+    }
+
+    /// Parses the content of `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Malformed`] with what the parser said.
+    pub fn from_bytes(json: &[u8]) -> Result<Self, TokenizerError> {
+        check_size(json.len())?;
+        let malformed = |e: tokenizers::Error| TokenizerError::Malformed { reason: e.to_string() };
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(malformed)?;
+        // A tokenizer.json may ask for cutting and padding, which would lose text.
+        inner.with_truncation(None).map_err(malformed)?;
+        inner.with_padding(None);
+
+        let added = inner.get_added_tokens_decoder();
+        let vocabulary = inner.get_vocab(true);
+        let size = vocabulary.values().max().map_or(0, |id| *id as usize + 1);
+        if size > 1 << 24 {
+            let reason = format!("it has token id {}, and more than 2^24 are not accepted", size - 1);
+            return Err(TokenizerError::Malformed { reason });
+        }
+        let mut byte_lengths = vec![0; size];
+        for (token, id) in &vocabulary {
+            // In a byte-level vocabulary every byte is written as one character; added tokens are written as they are.
+            let length = if added.contains_key(id) { token.len() } else { token.chars().count() };
+            byte_lengths[*id as usize] = u32::try_from(length).unwrap_or(u32::MAX);
+        }
+        let eos_id = EOS_NAMES.iter().find_map(|name| inner.token_to_id(name));
+        Ok(Self { inner, byte_lengths, eos_id })
+    }
+
+    /// How many ids there are, including unused ones below the largest.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.byte_lengths.len()
+    }
+
+    /// The token that ends a document, where the vocabulary has one under a usual name.
+    #[must_use]
+    pub const fn eos_id(&self) -> Option<u32> {
+        self.eos_id
+    }
+
+    /// Tokenises a whole text, without adding special tokens.
+    ///
+    /// # Errors
+    /// [`TokenizerError::NotByteLevel`] where the tokens do not stand for exactly the bytes of the text.
+    pub fn encode(&self, text: &str) -> Result<Encoded, TokenizerError> {
+        self.encode_first(text, usize::MAX)
+    }
+
+    /// The first tokens of [`Tokenizer::encode`], at least `num_tokens` of them where the text has so many, without
+    /// looking at much more of the text than they need.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`], for the part that was looked at.
+    pub fn encode_first(&self, text: &str, num_tokens: usize) -> Result<Encoded, TokenizerError> {
+        let mut encoded = Encoded::default();
+        let mut rest = text;
+        while !rest.is_empty() && encoded.ids.len() < num_tokens {
+            let (piece, after) = rest.split_at(self.piece_end(rest));
+            let encoding = self.inner.encode_fast(piece, false);
+            let encoding = encoding.map_err(|e| TokenizerError::Encode { reason: e.to_string() })?;
+            let lengths = encoding.get_ids().iter().map(|id| self.byte_lengths.get(*id as usize).copied().unwrap_or(0));
+            let before = encoded.byte_lengths.len();
+            encoded.byte_lengths.extend(lengths);
+            encoded.ids.extend(encoding.get_ids());
+            let found = encoded.byte_lengths[before..].iter().map(|length| *length as usize).sum();
+            if found != piece.len() {
+                return Err(TokenizerError::NotByteLevel { expected: piece.len(), found });
+            }
+            rest = after;
+        }
+        Ok(encoded)
+    }
+
+    /// Where to cut so that the pieces give the same tokens as the whole.
+    ///
+    /// Pre-tokenizers of byte-level vocabularies never join a letter with white space that follows it, so that is where a
+    /// text may be cut. A tokenizer without pre-tokenizer gets the whole text.
+    fn piece_end(&self, text: &str) -> usize {
+        if self.inner.get_pre_tokenizer().is_none() || text.len() <= PIECE_BYTES {
+            return text.len();
+        }
+        let start = text.ceil_char_boundary(PIECE_BYTES);
+        let mut previous = ' ';
+        for (at, character) in text[start..].char_indices() {
+            if previous.is_alphabetic() && character.is_whitespace() {
+                return start + at;
+            }
+            previous = character;
+        }
+        text.len()
+    }
+}
+
+fn check_size(found: usize) -> Result<(), TokenizerError> {
+    if found > MAX_FILE_BYTES {
+        return Err(TokenizerError::TooLarge { found, limit: MAX_FILE_BYTES });
+    }
+    Ok(())
+}
