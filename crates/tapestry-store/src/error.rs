@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use tapestry_core::{CHUNK_BYTES, CanonicalError, Digest, ManifestError};
 use tapestry_ledger::ChainError;
+use tapestry_weights::WeightsError;
 
 /// Why a blob or model could not be read, written, imported or exported.
 #[derive(Debug, thiserror::Error)]
@@ -136,6 +137,9 @@ pub enum StoreError {
     /// The work was cut off because the process is ending.
     #[error("the store was interrupted while the process was ending; run the same command again")]
     Interrupted,
+    /// A file of weights is not what it should be.
+    #[error(transparent)]
+    Weights(WeightsError),
     /// The manifest describes nothing possible.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -177,8 +181,20 @@ impl StoreError {
             | Self::Range { .. }
             | Self::WrittenSize { .. }
             | Self::Layout { .. }
+            | Self::Weights(_)
             | Self::Manifest(_)
             | Self::Canonical(_) => false,
+        }
+    }
+}
+
+impl From<WeightsError> for StoreError {
+    fn from(error: WeightsError) -> Self {
+        match error {
+            WeightsError::Io { path, source, .. } if is_disk_full(&source) => {
+                Self::DiskFull { object: path.display().to_string() }
+            }
+            other => Self::Weights(other),
         }
     }
 }

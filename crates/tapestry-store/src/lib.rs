@@ -2,7 +2,8 @@
 //!
 //! * [`BlobStore`]: chunks of at most 8 MiB under their BLAKE3 digests; every read is checked. Models, weights and files
 //!   are lists of chunks, so transfer, resumption, deduplication and integrity are one mechanism.
-//! * [`WeightsReader`], [`WeightsWriter`]: weights in constant memory, for synchronous code.
+//! * [`WeightsReader`], [`WeightsWriter`]: weights in constant memory, for synchronous code; [`pieces`] cuts them for
+//!   arithmetic.
 //! * [`LogStore`], [`RoleLog`]: numbered entries, written once.
 //!
 //! Both stand on the `object_store` crate: a folder by default, memory in tests, a bucket when a disk is too small.
@@ -21,6 +22,7 @@ mod blob;
 mod blocking;
 mod error;
 mod log;
+mod models;
 mod objects;
 mod role_log;
 mod stream;
@@ -30,4 +32,4 @@ pub use blob::{BlobStore, chunk_digests};
 pub use error::{LogError, StoreError};
 pub use log::LogStore;
 pub use role_log::{RoleLog, verify_log};
-pub use weights::{WeightsReader, WeightsWriter};
+pub use weights::{Piece, WeightsReader, WeightsWriter, pieces};

@@ -6,6 +6,7 @@ use crate::{BlobStore, StoreError};
 use bytes::{Bytes, BytesMut};
 use std::sync::{Arc, Mutex, PoisonError};
 use tapestry_core::{CHUNK_BYTES, Digest, TensorSpec, WeightsManifest};
+use tapestry_weights::{WeightSource, WeightsError, bytes_to_f32};
 
 /// Chunks that a reader keeps: two, because a range or a tensor's rows often lie across a border.
 const NUM_CACHED: usize = 2;
@@ -87,6 +88,62 @@ impl WeightsReader {
         cache.push((index, content.clone()));
         Ok(content)
     }
+}
+
+impl WeightSource for WeightsReader {
+    fn tensors(&self) -> &[TensorSpec] {
+        &self.manifest.tensors
+    }
+
+    fn read_f32(&self, tensor: usize, first: u64, count: u64) -> Result<Vec<f32>, WeightsError> {
+        let spec = self.manifest.tensors.get(tensor);
+        let spec = spec.ok_or_else(|| WeightsError::Missing { name: format!("number {tensor}") })?;
+        let num_elements = spec.num_elements().unwrap_or(0);
+        let range = || WeightsError::Range { name: spec.name.clone(), first, count, num_elements };
+        let end = first.checked_add(count).filter(|end| *end <= num_elements).ok_or_else(range)?;
+        let size = spec.dtype.size_bytes();
+        let mut values = Vec::with_capacity(usize::try_from(count).map_err(|_| range())?);
+        // Piece by piece, so that a large tensor is in memory once and not twice.
+        let mut at = first;
+        while at < end {
+            let stop = end.min(at + CHUNK_BYTES / 4 / size);
+            let bytes = self.read_bytes(self.starts[tensor] + at * size, (stop - at) * size);
+            let bytes = bytes.map_err(|e| WeightsError::Source(e.to_string()))?;
+            values.extend(bytes_to_f32(spec.dtype, &bytes));
+            at = stop;
+        }
+        Ok(values)
+    }
+}
+
+/// A part of one tensor: whole elements, at most [`CHUNK_BYTES`], within one chunk or reaching over one border.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// The tensor's place in the manifest.
+    pub tensor: usize,
+    /// Where the piece starts in the data, in bytes.
+    pub start: u64,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+/// All of the data in order, cut into pieces that arithmetic can work on one at a time.
+///
+/// Cuts are made at the borders of chunks where these are borders of elements too; a tensor of 4-byte elements behind one
+/// of 2-byte elements may lie across. The manifest has passed its `check`.
+pub fn pieces(manifest: &WeightsManifest) -> impl Iterator<Item = Piece> {
+    manifest.offsets().enumerate().flat_map(|(tensor, (spec, start))| {
+        let end = start.saturating_add(spec.size_bytes().unwrap_or(0));
+        let size = spec.dtype.size_bytes();
+        let mut at = start;
+        std::iter::from_fn(move || {
+            let border = (at / CHUNK_BYTES + 1) * CHUNK_BYTES;
+            let whole = border + (size - (border - start) % size) % size;
+            let piece = Piece { tensor, start: at, len: whole.min(end) - at };
+            at += piece.len;
+            (piece.len > 0).then_some(piece)
+        })
+    })
 }
 
 /// Chunk and place in it of a byte of the data.

@@ -4,4 +4,5 @@
 mod blobs;
 mod faulty;
 mod logs;
+mod models;
 mod weights;
