@@ -1,7 +1,7 @@
 //! The coordinator's driver: turns messages into inputs and effects into work.
 
 use tapestry_core::Signed;
-use tapestry_round::coordinator::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
+use tapestry_round::coordinator::{Coordinator, CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
 use tapestry_round::{Blame, Contribution, News, RoundError};
 
 use crate::Sabotage;
@@ -11,6 +11,11 @@ use crate::network::{Happening, Message, Party};
 use crate::role::Taken;
 use crate::scenario;
 use crate::world::World;
+
+/// Grows with each change of what nodes are told.
+fn version_of(state: &Coordinator) -> u64 {
+    2 * state.outcomes().len() as u64 + u64::from(state.round().is_some())
+}
 
 impl World {
     pub(crate) fn coordinator_starts(&mut self) -> Result<(), Violation> {
@@ -76,7 +81,7 @@ impl World {
         let key = self.coordinator.key();
         let sign = |announcement: &_| Signed::by(Clone::clone(announcement), key).expect("canonical");
         Some(News {
-            version: state.num_events(),
+            version: version_of(state),
             announcement: state.round().map(|round| sign(&round.announcement)),
             outcome: state.outcomes().last().map(|outcome| Signed::by(outcome.clone(), key).expect("canonical")),
         })
@@ -87,7 +92,11 @@ impl World {
             return Ok(());
         }
         match (from, message) {
-            (Party::Node(node), Message::Ask) => self.send_news(node),
+            (Party::Node(node), Message::Ask { version }) => {
+                if self.coordinator.state().map(version_of) != version {
+                    self.send_news(node);
+                }
+            }
             (Party::Node(_), Message::Pull(digest)) => {
                 if let Some(model) = self.blobs.find(&digest) {
                     self.send(Party::Coordinator, from, Message::Model(model.clone()));

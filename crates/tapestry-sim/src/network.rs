@@ -22,8 +22,10 @@ pub(crate) enum Party {
 /// What travels. The transport authenticates the sender, so a sender can be believed and a document cannot.
 #[derive(Debug, Clone)]
 pub(crate) enum Message {
-    /// Where is the loop? Answered with news.
-    Ask,
+    /// Where is the loop? Answered with news, where there is any since the version that the node knows.
+    Ask {
+        version: Option<u64>,
+    },
     /// Send me a model. Answered with it.
     Pull(Digest),
     /// Weights, and what is said about them.

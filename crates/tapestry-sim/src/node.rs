@@ -30,7 +30,8 @@ impl World {
         if self.nodes[node].role.state().is_none() {
             return Ok(());
         }
-        self.send(Party::Node(node), Party::Coordinator, Message::Ask);
+        let version = self.nodes[node].version;
+        self.send(Party::Node(node), Party::Coordinator, Message::Ask { version });
         self.start_node_work(node)?;
         let at_ms = self.now_ms + self.random.between(2_000, 5_000);
         self.plan(at_ms, Happening::Wakes { party: Party::Node(node), life: self.nodes[node].role.life() });
@@ -85,7 +86,7 @@ impl World {
                 self.node_takes(node, NodeInput::ContributionSent { round, transfer: TRANSFER })?
             }
             Message::DeclineConfirmed { round } => self.node_takes(node, NodeInput::DeclineSent { round })?,
-            Message::Ask | Message::Pull(_) | Message::Contribute(..) | Message::Decline(_) => Ok(()),
+            Message::Ask { .. } | Message::Pull(_) | Message::Contribute(..) | Message::Decline(_) => Ok(()),
         };
         // Late and repeated messages are not taken, and that is all.
         if let Err(error) = answer {

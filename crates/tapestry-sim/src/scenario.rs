@@ -81,7 +81,7 @@ pub(crate) fn key(number: u8) -> SecretKey {
 
 impl Scenario {
     pub(crate) fn new(random: &mut Random) -> Self {
-        let num_members = random.between(2, 6);
+        let num_members = random.between(2, 5);
         let members: Vec<Member> = (0..num_members).map(|n| member(n, random)).collect();
         let coordinator_key = key(200);
         let window_ms = random.between(8_000, 40_000);
