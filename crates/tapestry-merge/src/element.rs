@@ -32,7 +32,10 @@ impl Element for F32 {
         f64::from(f32::from_le_bytes(array(bytes)))
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "rounding is what is wanted; `as` rounds to nearest, ties to even")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "rounding is what is wanted; `as` rounds to nearest, ties to even"
+    )]
     fn store(value: f64, bytes: &mut [u8]) {
         bytes.copy_from_slice(&(value as f32).to_le_bytes());
     }

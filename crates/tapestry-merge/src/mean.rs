@@ -19,7 +19,9 @@ pub enum MergeError {
     #[error("there is nothing to merge; at least one accepted contribution is needed")]
     Empty,
     /// Inputs of different lengths.
-    #[error("input {input} has {found} bytes where input 0 has {expected}; all must be the same part of the same tensor")]
+    #[error(
+        "input {input} has {found} bytes where input 0 has {expected}; all must be the same part of the same tensor"
+    )]
     Length {
         /// Which input, from 0.
         input: usize,

@@ -67,13 +67,8 @@ pub fn uniform(candidates: &[Candidate], floor_bpb: f64, cap: f64) -> Result<Vec
     if weight > cap * (1.0 + 1e-12) {
         return Err(WeightError::InfeasibleCap { cap, num_members, smallest_feasible: weight });
     }
-    let record = |c: &Candidate| WeightRecord {
-        member: c.member.clone(),
-        score_bpb: c.score_bpb,
-        floor_bpb,
-        cap,
-        weight,
-    };
+    let record =
+        |c: &Candidate| WeightRecord { member: c.member.clone(), score_bpb: c.score_bpb, floor_bpb, cap, weight };
     Ok(candidates.iter().map(record).collect())
 }
 

@@ -30,5 +30,7 @@ fn runtime() -> Result<&'static Runtime, StoreError> {
         // One thread drives; the file system's calls go to a few more.
         Builder::new_multi_thread().worker_threads(1).max_blocking_threads(8).thread_name("store").enable_all().build()
     });
-    built.as_ref().map_err(|e| StoreError::file("start the threads of", "the store", io::Error::new(e.kind(), e.to_string())))
+    built
+        .as_ref()
+        .map_err(|e| StoreError::file("start the threads of", "the store", io::Error::new(e.kind(), e.to_string())))
 }

@@ -58,7 +58,9 @@ pub enum StoreError {
         found: u64,
     },
     /// A manifest's list of chunks and the chunks themselves disagree.
-    #[error("chunk {index} ({digest}) has {found} bytes where the manifest's sizes ask for {expected}; the manifest is wrong")]
+    #[error(
+        "chunk {index} ({digest}) has {found} bytes where the manifest's sizes ask for {expected}; the manifest is wrong"
+    )]
     ChunkSize {
         /// The chunk's place in the list.
         index: usize,

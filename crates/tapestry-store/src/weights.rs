@@ -61,7 +61,8 @@ impl WeightsReader {
         if first == last {
             return Ok(self.chunk(first)?.slice(offset..=last_offset));
         }
-        let mut content = BytesMut::with_capacity(usize::try_from(len).map_err(|_| StoreError::Range { start, len, size_bytes })?);
+        let mut content =
+            BytesMut::with_capacity(usize::try_from(len).map_err(|_| StoreError::Range { start, len, size_bytes })?);
         for index in first..=last {
             let chunk = self.chunk(index)?;
             let from = if index == first { offset } else { 0 };
@@ -213,4 +214,28 @@ fn check_tensors(tensors: &[TensorSpec], size_bytes: u64) -> Result<(), StoreErr
     let chunks = vec![Digest::of(b""); num_chunks];
     let possible = WeightsManifest { tensors: tensors.to_vec(), data: tapestry_core::Blob { size_bytes, chunks } };
     Ok(possible.check()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tapestry_core::Dtype;
+
+    #[test]
+    fn a_reader_keeps_two_chunks_however_much_is_read() {
+        let shape = vec![5 * CHUNK_BYTES / 4];
+        let tensors = vec![TensorSpec { name: "a".into(), dtype: Dtype::F32, shape }];
+        let mut writer = WeightsWriter::new(BlobStore::in_memory(), tensors).expect("possible");
+        let store = writer.store.clone();
+        (0..5u8).for_each(|fill| writer.write(&vec![fill; CHUNK_LEN]).expect("room"));
+        let (_, manifest) = writer.finish().expect("complete");
+        let reader = WeightsReader::open(store, manifest).expect("possible");
+        for index in [0, 1, 2, 3, 4, 3, 0] {
+            let found = reader.read_bytes(index * CHUNK_BYTES, 1).expect("there");
+            assert_eq!(u64::from(found[0]), index);
+            let cached =
+                reader.cache.lock().expect("no panic").iter().map(|(index, _)| *index as u64).collect::<Vec<_>>();
+            assert!(cached.len() <= NUM_CACHED && cached.last() == Some(&index), "{cached:?}");
+        }
+    }
 }

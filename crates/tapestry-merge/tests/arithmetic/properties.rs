@@ -237,7 +237,15 @@ fn relative_change_of_the_same_of_nothing_and_of_a_zero_base() {
 #[test]
 fn what_is_not_finite_is_found_where_it_is() {
     let patterns: [(Dtype, &[&[u8]]); 3] = [
-        (Dtype::F32, &[&f32::NAN.to_le_bytes(), &f32::INFINITY.to_le_bytes(), &f32::NEG_INFINITY.to_le_bytes(), &[1, 0, 0x80, 0xff]]),
+        (
+            Dtype::F32,
+            &[
+                &f32::NAN.to_le_bytes(),
+                &f32::INFINITY.to_le_bytes(),
+                &f32::NEG_INFINITY.to_le_bytes(),
+                &[1, 0, 0x80, 0xff],
+            ],
+        ),
         (Dtype::BF16, &[&bf16::NAN.to_le_bytes(), &bf16::INFINITY.to_le_bytes(), &bf16::NEG_INFINITY.to_le_bytes()]),
         (Dtype::F16, &[&f16::NAN.to_le_bytes(), &f16::INFINITY.to_le_bytes(), &f16::NEG_INFINITY.to_le_bytes()]),
     ];

@@ -108,7 +108,9 @@ async fn what_a_crash_left_half_written_is_gone_after_opening() {
     let store = BlobStore::open_folder(dir.path()).await.unwrap();
     let digest = store.put(Bytes::from_static(b"warp")).await.unwrap();
     let torn = Digest::of(b"torn");
-    for partial in [format!("{}#1", file_of(dir.path(), torn).display()), format!("{}#12", dir.path().join("x").display())] {
+    for partial in
+        [format!("{}#1", file_of(dir.path(), torn).display()), format!("{}#12", dir.path().join("x").display())]
+    {
         fs::create_dir_all(Path::new(&partial).parent().unwrap()).unwrap();
         fs::write(partial, b"to").unwrap();
     }

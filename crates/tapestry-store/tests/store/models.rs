@@ -182,7 +182,10 @@ fn pieces_cover_everything_once_in_whole_elements() {
     let mut previous = 0;
     for piece in tapestry_store::pieces(&manifest) {
         let spec = &tensors[piece.tensor];
-        assert!(piece.tensor >= previous && piece.start == at && piece.len > 0 && piece.len <= CHUNK_BYTES, "{piece:?}");
+        assert!(
+            piece.tensor >= previous && piece.start == at && piece.len > 0 && piece.len <= CHUNK_BYTES,
+            "{piece:?}"
+        );
         assert!((piece.start - starts[piece.tensor]).is_multiple_of(spec.dtype.size_bytes()), "{piece:?}");
         assert!(piece.len.is_multiple_of(spec.dtype.size_bytes()), "{piece:?}");
         assert!(piece.start + piece.len <= starts[piece.tensor] + spec.size_bytes().unwrap(), "{piece:?}");

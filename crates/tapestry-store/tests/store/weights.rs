@@ -10,14 +10,23 @@ fn tensor(name: &str, dtype: Dtype, shape: &[u64]) -> TensorSpec {
 /// Two and a half chunks of `f32` in three tensors.
 fn tensors() -> Vec<TensorSpec> {
     let rows = CHUNK_BYTES / 4 / 1024;
-    vec![tensor("a", Dtype::F32, &[rows, 1024]), tensor("b", Dtype::F32, &[7]), tensor("c", Dtype::BF16, &[3 * rows, 1024])]
+    vec![
+        tensor("a", Dtype::F32, &[rows, 1024]),
+        tensor("b", Dtype::F32, &[7]),
+        tensor("c", Dtype::BF16, &[3 * rows, 1024]),
+    ]
 }
 
 fn size_bytes(tensors: &[TensorSpec]) -> usize {
     usize::try_from(tensors.iter().map(|t| t.size_bytes().unwrap()).sum::<u64>()).unwrap()
 }
 
-fn write(store: &BlobStore, tensors: Vec<TensorSpec>, whole: &[u8], piece: usize) -> Result<(Digest, WeightsManifest), StoreError> {
+fn write(
+    store: &BlobStore,
+    tensors: Vec<TensorSpec>,
+    whole: &[u8],
+    piece: usize,
+) -> Result<(Digest, WeightsManifest), StoreError> {
     let mut writer = WeightsWriter::new(store.clone(), tensors)?;
     for part in whole.chunks(piece) {
         writer.write(part)?;
@@ -35,7 +44,9 @@ fn what_was_written_is_read_on_a_thread_without_a_runtime() {
     let reader = WeightsReader::open(store, manifest).unwrap();
     let len = whole.len();
     let chunk = usize::try_from(CHUNK_BYTES).unwrap();
-    for (start, end) in [(0, 1), (0, len), (chunk - 1, chunk + 1), (chunk, 2 * chunk), (len - 1, len), (len, len), (5, 5)] {
+    for (start, end) in
+        [(0, 1), (0, len), (chunk - 1, chunk + 1), (chunk, 2 * chunk), (len - 1, len), (len, len), (5, 5)]
+    {
         let found = reader.read_bytes(start as u64, (end - start) as u64).unwrap();
         assert!(found == whole[start..end], "{start}..{end}");
     }
@@ -87,7 +98,8 @@ fn too_few_and_too_many_bytes_are_errors() {
 
 #[test]
 fn impossible_tensors_are_refused_before_anything_is_written() {
-    let refused = |tensors| assert!(matches!(WeightsWriter::new(BlobStore::in_memory(), tensors), Err(StoreError::Manifest(_))));
+    let refused =
+        |tensors| assert!(matches!(WeightsWriter::new(BlobStore::in_memory(), tensors), Err(StoreError::Manifest(_))));
     refused(vec![tensor("b", Dtype::F32, &[1]), tensor("a", Dtype::F32, &[1])]);
     refused(vec![tensor("a", Dtype::F32, &[u64::MAX, 2])]);
     refused(vec![tensor("a", Dtype::F32, &[1 << 61]), tensor("b", Dtype::F32, &[1 << 61])]);
