@@ -11,12 +11,17 @@
 //! In the training parts documents are separated by [`DOCUMENT_SEPARATOR`]; in held-out parts by an empty line, because a
 //! held-out text is measured whole and a separator would be measured with it.
 
+mod sources;
 mod split;
+mod sqlite;
 
 pub use split::DOCUMENT_SEPARATOR;
-pub(crate) use split::{Parts, Shares, split};
+pub(crate) use split::{Parts, Rule, split};
 
 use crate::atomic::{self, AtomicError};
+use crate::inputs::ReadyInputs;
+use crate::members::{DemoMember, TextSource};
+pub use sqlite::SqliteError;
 use std::path::{Path, PathBuf};
 use tapestry_core::MemberName;
 
@@ -44,10 +49,76 @@ pub struct Corpora {
     pub general_english_held_out: PathBuf,
 }
 
+/// At most this much of a source is used: more than any demonstration trains on, and quick to tokenise.
+const MAX_SOURCE_BYTES: usize = 2_000_000;
+
+/// Why there are no texts.
+#[derive(Debug, thiserror::Error)]
+pub enum CorporaError {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] AtomicError),
+    /// An input is not UTF-8.
+    #[error("{path} is not UTF-8: byte {offset} begins no character")]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        offset: usize,
+    },
+    /// An input has another shape than expected.
+    #[error("{path} does not have the expected shape: {source}")]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// An input is a database that cannot be read.
+    #[error("{path} cannot be read: {source}")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: SqliteError,
+    },
+    /// A part of a member's texts came out empty.
+    #[error("the texts of {member} leave nothing for one of the parts (contributed, private, held out)")]
+    Empty {
+        /// The member.
+        member: MemberName,
+    },
+}
+
+/// Writes the texts of `members` and general English below `folder`. The same inputs give the same files.
+///
+/// # Errors
+/// [`CorporaError`].
+pub fn prepare_corpora(inputs: &ReadyInputs, folder: &Path, members: &[DemoMember]) -> Result<Corpora, CorporaError> {
+    let general = sources::documents(inputs, TextSource::GeneralEnglish)?;
+    let general = split(general, GENERAL_ENGLISH_RULE);
+    let mut texts = Vec::new();
+    for member in members {
+        // The faulty member trains on what is left of general English, never on the open held-out text.
+        let documents = match member.source {
+            TextSource::GeneralEnglish => general.contributed.clone(),
+            source => sources::documents(inputs, source)?,
+        };
+        let parts = split(documents, MEMBER_RULE);
+        if [&parts.contributed, &parts.private, &parts.held_out].into_iter().any(Vec::is_empty) {
+            return Err(CorporaError::Empty { member: member.name.clone() });
+        }
+        texts.push(write_member(folder, &member.name, &parts)?);
+    }
+    let (general_english_train, general_english_held_out) = write_general_english(folder, &general)?;
+    Ok(Corpora { members: texts, general_english_train, general_english_held_out })
+}
+
 /// 60% contributed, 30% private, 10% held out.
-pub(crate) const MEMBER_SHARES: Shares = Shares { contributed: 60, private: 30 };
+pub(crate) const MEMBER_RULE: Rule =
+    Rule { contributed: 60, private: 30, max_bytes: MAX_SOURCE_BYTES, drops_quotations: true };
 /// Half for rehearsal, half held out.
-pub(crate) const GENERAL_ENGLISH_SHARES: Shares = Shares { contributed: 50, private: 0 };
+pub(crate) const GENERAL_ENGLISH_RULE: Rule = Rule { contributed: 50, private: 0, ..MEMBER_RULE };
 
 /// Writes a member's parts.
 pub(crate) fn write_member(folder: &Path, name: &MemberName, parts: &Parts) -> Result<MemberTexts, AtomicError> {

@@ -11,7 +11,7 @@ pub use tokenizer::{BYTE_TOKENIZER_SPECIALS, BYTE_TOKENIZER_VOCAB_SIZE, byte_tok
 
 use crate::atomic::{self, AtomicError};
 use crate::corpora::{
-    Corpora, GENERAL_ENGLISH_SHARES, MEMBER_SHARES, split, write_general_english, write_member, write_training,
+    Corpora, GENERAL_ENGLISH_RULE, MEMBER_RULE, Rule, split, write_general_english, write_member, write_training,
 };
 use crate::members::DemoMember;
 use grammar::{Grammar, Random};
@@ -45,12 +45,16 @@ pub fn generate_quick_texts(folder: &Path, members: &[DemoMember], seed: u64) ->
     for (i, member) in members.iter().enumerate() {
         let mut random = Random::new(seed ^ (0xA5A5 + i as u64).rotate_left(40));
         let documents = documents(grammars::of(member.source), &mut random, TEXT_BYTES);
-        texts.push(write_member(folder, &member.name, &split(documents, MEMBER_SHARES, usize::MAX))?);
+        texts.push(write_member(
+            folder,
+            &member.name,
+            &split(documents, Rule { drops_quotations: false, ..MEMBER_RULE }),
+        )?);
     }
 
     let mut random = Random::new(seed);
     let english = documents(&grammars::GENERAL_ENGLISH, &mut random, TEXT_BYTES);
-    let parts = split(english, GENERAL_ENGLISH_SHARES, usize::MAX);
+    let parts = split(english, Rule { drops_quotations: false, ..GENERAL_ENGLISH_RULE });
     let (general_english_train, general_english_held_out) = write_general_english(folder, &parts)?;
 
     let pretraining_mix = folder.join("pretraining_mix.txt");

@@ -69,7 +69,7 @@ fn bpb_chart(results: &Results, text: &TextName, title: &str, member: Option<&Me
 fn line_chart(id: &str, title: &str, ticks: &[String], series: &[Series]) -> String {
     const SIZE: (f64, f64) = (340.0, 230.0);
     const LEFT: f64 = 46.0;
-    const RIGHT: f64 = 26.0;
+    const RIGHT: f64 = 32.0;
     const TOP: f64 = 34.0;
     const BOTTOM: f64 = 44.0;
     let values: Vec<f64> = series.iter().flat_map(|s| s.values.iter().flatten().copied()).collect();
@@ -162,10 +162,11 @@ pub(super) fn retention(results: &Results) -> String {
     for share in [0.0, 1.0] {
         let at = zero + share * scale;
         let _ = write!(body, "<line class=\"rule\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"2\" y2=\"{y:.1}\"/>");
+        let _ = write!(body, "<text class=\"middle\" x=\"{at:.1}\" y=\"{:.1}\">{:.0}%</text>", y + 13.0, share * 100.0);
     }
     let said: Vec<String> =
         found.iter().map(|(m, round, share)| format!("{m} round {round}: {:.0}%", share * 100.0)).collect();
-    let chart = svg("retention", "wide", (WIDTH, y + 4.0), "Retention by member and round", &said.join(", "), &body);
+    let chart = svg("retention", "wide", (WIDTH, y + 20.0), "Retention by member and round", &said.join(", "), &body);
     format!("<div class=\"scroll\">{chart}</div>\n")
 }
 

