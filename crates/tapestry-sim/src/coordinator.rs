@@ -92,10 +92,8 @@ impl World {
             return Ok(());
         }
         match (from, message) {
-            (Party::Node(node), Message::Ask { version }) => {
-                if self.coordinator.state().map(version_of) != version {
-                    self.send_news(node);
-                }
+            (Party::Node(node), Message::Ask { version }) if self.coordinator.state().map(version_of) != version => {
+                self.send_news(node);
             }
             (Party::Node(_), Message::Pull(digest)) => {
                 if let Some(model) = self.blobs.find(&digest) {
@@ -109,7 +107,7 @@ impl World {
                 let answer = self.coordinator_takes(CoordinatorInput::Decline { sender, decline })?;
                 self.answer(from, answer, Message::DeclineConfirmed { round })?;
             }
-            // Nobody else has anything to say to a coordinator.
+            // No news is not told, and nobody else has anything to say to a coordinator.
             _ => {}
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Thousands of consortia, each from a seed. A failure prints its seed, which `simulate` runs again.
+//! Thousands of consortia, each from a seed. A failure prints its seed, which `cargo run -p tapestry-sim -- SEED` runs again.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
