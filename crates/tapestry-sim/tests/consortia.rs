@@ -1,5 +1,5 @@
 //! Thousands of consortia, each from a seed. A failure prints its seed, which `cargo run -p tapestry-sim -- SEED` runs again.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests; figures are printed with --nocapture")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
