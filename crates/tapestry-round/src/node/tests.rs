@@ -11,8 +11,14 @@ const STRANGER: u8 = 7;
 const COORDINATOR: u8 = 9;
 const WINDOW_MS: u64 = 60_000;
 const TRANSFER: TransferMetrics = TransferMetrics { size_bytes: 1, wall_seconds: 1.0 };
-const METRICS: TrainingMetrics =
-    TrainingMetrics { num_tokens: 1, num_steps: 1, first_loss: 2.0, last_loss: 1.0, wall_seconds: 1.0, cpu_seconds: 1.0 };
+const METRICS: TrainingMetrics = TrainingMetrics {
+    num_tokens: 1,
+    num_steps: 1,
+    first_loss: 2.0,
+    last_loss: 1.0,
+    wall_seconds: 1.0,
+    cpu_seconds: 1.0,
+};
 
 fn key(n: u8) -> SecretKey {
     SecretKey::from_seed(&[n; 32].into())
@@ -392,7 +398,7 @@ fn a_crash_at_any_event_resumes_with_the_same_work() {
 /// Compiles only while no conversion from `SovereignModel` into what a contribution is made of exists: with one, both
 /// implementations would apply to it and the call below would be ambiguous.
 mod no_way_from_sovereign_to_contribution {
-    use super::{Contribution, ContributedCpt, SovereignModel};
+    use super::{ContributedCpt, Contribution, SovereignModel};
 
     trait Unambiguous<Marker> {
         fn check() {}
