@@ -82,7 +82,7 @@ fn chinese_classics(path: &Path) -> Result<Vec<String>, CorporaError> {
         match value {
             Value::Array(items) => items.iter().for_each(|item| collect(item, documents)),
             Value::Object(fields) => {
-                let title = ["title", "chapter"].iter().rev().find_map(|name| fields.get(*name)?.as_str());
+                let title = ["title", "chapter"].iter().find_map(|name| fields.get(*name)?.as_str());
                 for body in ["paragraphs", "content"].iter().filter_map(|name| fields.get(*name)) {
                     let lines: Option<Vec<&str>> =
                         body.as_array().and_then(|items| items.iter().map(Value::as_str).collect());

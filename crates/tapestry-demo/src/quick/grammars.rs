@@ -129,7 +129,7 @@ static CHINESE_VERSE: Grammar = Grammar {
             "couplet",
             &[
                 "{season}{thing}{motion}{place}，{quiet}{thing}{feeling}。",
-                "{quiet}{place}{thing}{motion}，{friend}{feeling}{time}。",
+                "{quiet}{thing}{motion}{place}，{friend}{feeling}。",
             ],
         ),
         ("friend", &["故人", "山僧", "漁父", "稚子", "遊子", "將軍"]),
@@ -139,7 +139,6 @@ static CHINESE_VERSE: Grammar = Grammar {
         ("thing", &["風", "月", "雲", "雨", "花", "雁", "舟", "松"]),
         ("motion", &["入", "過", "照", "滿", "歸", "落"]),
         ("feeling", &["不知愁", "使人老", "共誰語", "憶舊遊", "獨登臨", "夢中來"]),
-        ("time", &["年", "時", "夕", "朝"]),
     ],
 };
 
@@ -198,11 +197,11 @@ static SPEECHES: Grammar = Grammar {
         (
             "point",
             &[
-                "I recommend that the Congress {act} {matter}.",
-                "Our {matter} {report} during the past year.",
-                "The Secretary informs me that our {matter} {report}.",
-                "Let us {act} {matter}, and let us do it now.",
-                "The Treasury received {d}{d} million dollars from {matter}.",
+                "I recommend that the Congress {act} the {matter}.",
+                "The report on our {matter} {report} this year.",
+                "The Secretary informs me that work on the {matter} {report}.",
+                "Let us {act} our {matter}, and let us do it now.",
+                "The Treasury received {d}{d} million dollars from the {matter}.",
             ],
         ),
         ("closing", &["The state of the Union is {state}.", "With faith in our people, we shall stay {state}."]),
@@ -212,11 +211,11 @@ static SPEECHES: Grammar = Grammar {
             &[
                 "public lands",
                 "foreign commerce",
-                "the postal service",
-                "the Navy",
+                "postal service",
+                "Navy",
                 "import duties",
-                "the national debt",
-                "the railroads",
+                "national debt",
+                "railroads",
             ],
         ),
         (
@@ -253,7 +252,7 @@ pub(super) static GENERAL_ENGLISH: Grammar = Grammar {
         (
             "noun",
             &[
-                "river", "engine", "teacher", "village", "library", "harbour", "forest", "machine", "letter", "bridge",
+                "river", "motor", "teacher", "village", "library", "harbour", "forest", "machine", "letter", "bridge",
                 "garden", "market", "doctor", "valley", "ship", "winter",
             ],
         ),

@@ -6,7 +6,9 @@ use std::fs;
 use std::path::Path;
 use tapestry_demo::corpora::DOCUMENT_SEPARATOR;
 use tapestry_demo::members::demo_members;
-use tapestry_demo::quick::{QuickTexts, generate_quick_texts};
+use tapestry_demo::quick::{
+    BYTE_TOKENIZER_SPECIALS, BYTE_TOKENIZER_VOCAB_SIZE, QuickTexts, byte_tokenizer_json, generate_quick_texts,
+};
 
 fn generate(folder: &Path, seed: u64) -> QuickTexts {
     generate_quick_texts(folder, &demo_members(5, true).unwrap(), seed).unwrap()
@@ -74,4 +76,22 @@ fn the_members_write_differently() {
     assert!(share(&text_of("iran"), '\u{600}'..='\u{6ff}') > 95);
     assert!(share(&text_of("india"), '\u{b80}'..='\u{bff}') > 95);
     assert!(text_of("france").contains("salarié") && text_of("usa").contains("Congress"));
+}
+
+#[test]
+fn the_tokenizer_loads_and_gives_every_text_back_byte_for_byte() {
+    let tokenizer: tokenizers::Tokenizer = byte_tokenizer_json().parse().unwrap();
+    assert_eq!(tokenizer.get_vocab_size(true), BYTE_TOKENIZER_VOCAB_SIZE);
+    for text in
+        ["A line.\n\n  Two  spaces\t!", "l'employeur à 35 heures", "春風入西樓", "ای ساقی", "அன்பு", "\u{1e}\u{7f}\u{0}"]
+    {
+        let encoding = tokenizer.encode(text, false).unwrap();
+        let expected: Vec<u32> = text.bytes().map(|b| 4 + u32::from(b)).collect();
+        assert_eq!(encoding.get_ids(), expected, "{text}");
+        assert_eq!(tokenizer.decode(encoding.get_ids(), false).unwrap(), text);
+    }
+    for (id, special) in BYTE_TOKENIZER_SPECIALS.iter().enumerate() {
+        assert_eq!(tokenizer.token_to_id(special), u32::try_from(id).ok());
+        assert_eq!(tokenizer.encode(*special, false).unwrap().len(), 1);
+    }
 }
