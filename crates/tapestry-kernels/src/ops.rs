@@ -1,0 +1,412 @@
+//! The half-blocks as operations of Burn, with hand-written gradients.
+//!
+//! Burn's backend extension: a trait over backends, implemented for `Flex` (forward) and for `Autodiff<Flex>` (forward that
+//! keeps what the gradient needs, and the gradient).
+
+use crate::cross_entropy::linear_cross_entropy as cross_entropy;
+use crate::forward::{
+    AttentionSaved, AttentionWeights, MlpSaved, MlpWeights, attention_saved, mlp_saved, swiglu_backward,
+};
+use crate::linear::{linear_dw, linear_dx};
+use crate::plan::AttentionPlan;
+use crate::{attention, norm};
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::tensor::{Bytes, DType, Shape, Tensor};
+use burn_flex::{FlexTensor, Layout};
+use std::sync::Arc;
+
+/// The fused operations.
+#[backend_extension(Flex, Autodiff)]
+pub trait FusedOps: Backend {
+    /// See [`attention_block`].
+    #[expect(clippy::too_many_arguments, reason = "an operation takes its tensors one by one")]
+    fn fused_attention(
+        x: FloatTensor<Self>,
+        norm: FloatTensor<Self>,
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        o: FloatTensor<Self>,
+        plan: Arc<AttentionPlan>,
+    ) -> FloatTensor<Self>;
+
+    /// See [`mlp_block`].
+    fn fused_mlp(
+        x: FloatTensor<Self>,
+        norm: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        down: FloatTensor<Self>,
+        norm_eps: f32,
+    ) -> FloatTensor<Self>;
+
+    /// See [`rms_norm`].
+    fn fused_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+
+    /// See [`embed`].
+    fn fused_embed(table: FloatTensor<Self>, ids: Arc<Vec<u32>>) -> FloatTensor<Self>;
+
+    /// See [`linear_cross_entropy`].
+    fn fused_cross_entropy(
+        x: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Arc<Vec<u32>>,
+        weights: Arc<Vec<f32>>,
+    ) -> FloatTensor<Self>;
+}
+
+/// `x + attention(norm(x))`. x `[b, t, d]`; the parameters as in [`AttentionWeights`].
+#[must_use]
+pub fn attention_block(x: Tensor<3>, norm: Tensor<1>, [q, k, v, o]: [Tensor<2>; 4], plan: Arc<AttentionPlan>) -> Tensor<3> {
+    let [q, k, v, o] = [q, k, v, o].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::fused_attention(x.into_dispatch(), norm.into_dispatch(), q, k, v, o, plan))
+}
+
+/// `x + down(silu(gate(norm(x))) * up(norm(x)))`. x `[b, t, d]`; the parameters as in [`MlpWeights`].
+#[must_use]
+pub fn mlp_block(x: Tensor<3>, norm: Tensor<1>, [gate, up, down]: [Tensor<2>; 3], norm_eps: f32) -> Tensor<3> {
+    let [gate, up, down] = [gate, up, down].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::fused_mlp(x.into_dispatch(), norm.into_dispatch(), gate, up, down, norm_eps))
+}
+
+/// The root-mean-square norm over the last dimension.
+#[must_use]
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f32) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::fused_norm(x.into_dispatch(), weight.into_dispatch(), eps))
+}
+
+/// Rows of `table` `[v, d]`; the result is `[ids, d]`. Its gradient is added into the table's gradient where one is there
+/// already (a tied head), without a second table.
+#[must_use]
+pub fn embed(table: Tensor<2>, ids: Arc<Vec<u32>>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::fused_embed(table.into_dispatch(), ids))
+}
+
+/// `sum_i weights_i * -ln p(targets_i)` under `softmax(x head^T)`, one value. x `[n, d]`, head `[v, d]`. The gradients are
+/// computed with the forward pass, so measure on a device without automatic differentiation.
+#[must_use]
+pub fn linear_cross_entropy(x: Tensor<2>, head: Tensor<2>, targets: Arc<Vec<u32>>, weights: Arc<Vec<f32>>) -> Tensor<1> {
+    Tensor::from_dispatch(Dispatch::fused_cross_entropy(x.into_dispatch(), head.into_dispatch(), targets, weights))
+}
+
+/// The same values without gaps; no copy where they lie so already.
+fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    if tensor.as_slice::<f32>().is_some() { tensor } else { tensor.to_contiguous() }
+}
+
+fn values(tensor: &FlexTensor) -> &[f32] {
+    tensor.as_slice().expect("a contiguous tensor of f32")
+}
+
+/// Values become a tensor's storage, without a copy.
+fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
+}
+
+fn like(values: Vec<f32>, other: &FlexTensor) -> FlexTensor {
+    tensor(values, other.layout().shape().clone())
+}
+
+/// Rows and columns of a matrix.
+fn dims(matrix: &FlexTensor) -> (usize, usize) {
+    let shape = matrix.layout().shape();
+    (shape[0], shape[1])
+}
+
+fn attention_forward(
+    [x, norm, q, k, v, o]: &[FlexTensor; 6],
+    plan: &AttentionPlan,
+) -> (FlexTensor, AttentionSaved) {
+    let weights = AttentionWeights { norm: values(norm), q: values(q), k: values(k), v: values(v), o: values(o) };
+    let (y, saved) = attention_saved(values(x), &weights, plan);
+    (like(y, x), saved)
+}
+
+fn mlp_forward([x, norm, gate, up, down]: &[FlexTensor; 5], norm_eps: f32) -> (FlexTensor, MlpSaved) {
+    let weights = MlpWeights { norm: values(norm), gate: values(gate), up: values(up), down: values(down) };
+    let (y, saved) = mlp_saved(values(x), &weights, norm_eps);
+    (like(y, x), saved)
+}
+
+fn gather(table: &FlexTensor, ids: &[u32]) -> FlexTensor {
+    let (_, d) = dims(table);
+    let rows = values(table);
+    let out = ids.iter().flat_map(|id| &rows[*id as usize * d..][..d]).copied().collect();
+    tensor(out, Shape::from([ids.len(), d]))
+}
+
+impl FusedOps for Flex {
+    fn fused_attention(
+        x: FlexTensor,
+        norm: FlexTensor,
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        o: FlexTensor,
+        plan: Arc<AttentionPlan>,
+    ) -> FlexTensor {
+        attention_forward(&[x, norm, q, k, v, o].map(contiguous), &plan).0
+    }
+
+    fn fused_mlp(
+        x: FlexTensor,
+        norm: FlexTensor,
+        gate: FlexTensor,
+        up: FlexTensor,
+        down: FlexTensor,
+        norm_eps: f32,
+    ) -> FlexTensor {
+        mlp_forward(&[x, norm, gate, up, down].map(contiguous), norm_eps).0
+    }
+
+    fn fused_norm(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
+        let [x, weight] = [x, weight].map(contiguous);
+        like(norm::forward(values(&x), values(&weight), eps).0, &x)
+    }
+
+    fn fused_embed(table: FlexTensor, ids: Arc<Vec<u32>>) -> FlexTensor {
+        gather(&contiguous(table), &ids)
+    }
+
+    fn fused_cross_entropy(
+        x: FlexTensor,
+        head: FlexTensor,
+        targets: Arc<Vec<u32>>,
+        weights: Arc<Vec<f32>>,
+    ) -> FlexTensor {
+        let [x, head] = [x, head].map(contiguous);
+        let result = cross_entropy(values(&x), values(&head), &targets, &weights, false);
+        tensor(vec![result.loss], Shape::from([1]))
+    }
+}
+
+#[derive(Debug)]
+struct AttentionBackward;
+
+impl Backward<Flex, 6> for AttentionBackward {
+    type State = ([FlexTensor; 6], Arc<AttentionSaved>, Arc<AttentionPlan>);
+
+    fn backward(self, ops: Ops<Self::State, 6>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let ([x, norm_w, q_w, k_w, v_w, o_w], saved, plan) = ops.state;
+        let dy = values(&dy);
+        let (n, d) = (plan.batch * plan.time, values(&norm_w).len());
+        let (width, kv_width) = (plan.num_heads * plan.head_dim, plan.num_kv_heads * plan.head_dim);
+        let out = attention::copy_from_heads(&saved.out, &plan, plan.num_heads);
+        let d_o_w = linear_dw(&out, dy, n, width, d);
+        let mut d_out = out;
+        linear_dx(dy, values(&o_w), &mut d_out, n, width, d, false);
+        let d_out = attention::copy_to_heads(&d_out, &plan, plan.num_heads);
+        let kept =
+            attention::Saved { q: &saved.q, k: &saved.k, v: &saved.v, out: &saved.out, lse: &saved.lse };
+        let (dq, dk, dv) = attention::backward(&kept, &d_out, &plan);
+        let dq = attention::rotate_from_heads(&dq, &plan, plan.num_heads);
+        let dk = attention::rotate_from_heads(&dk, &plan, plan.num_kv_heads);
+        let dv = attention::copy_from_heads(&dv, &plan, plan.num_kv_heads);
+        let mut d_normed = vec![0.0; n * d];
+        linear_dx(&dq, values(&q_w), &mut d_normed, n, d, width, false);
+        linear_dx(&dk, values(&k_w), &mut d_normed, n, d, kv_width, true);
+        linear_dx(&dv, values(&v_w), &mut d_normed, n, d, kv_width, true);
+        let d_q_w = linear_dw(&saved.normed, &dq, n, d, width);
+        let d_k_w = linear_dw(&saved.normed, &dk, n, d, kv_width);
+        let d_v_w = linear_dw(&saved.normed, &dv, n, d, kv_width);
+        let (dx, d_norm) = norm::backward(&d_normed, values(&x), values(&norm_w), &saved.factors, dy);
+        let gradients = [dx, d_norm, d_q_w, d_k_w, d_v_w, d_o_w];
+        for ((parent, gradient), of) in ops.parents.into_iter().zip(gradients).zip([&x, &norm_w, &q_w, &k_w, &v_w, &o_w]) {
+            if let Some(node) = parent {
+                grads.register::<Flex>(node.id, like(gradient, of));
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct MlpBackward;
+
+impl Backward<Flex, 5> for MlpBackward {
+    type State = ([FlexTensor; 5], Arc<MlpSaved>);
+
+    fn backward(self, ops: Ops<Self::State, 5>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let ([x, norm_w, gate_w, up_w, down_w], saved) = ops.state;
+        // The state is only shared where a graph is walked twice.
+        let MlpSaved { normed, factors, mut gate, mut up } = Arc::try_unwrap(saved).unwrap_or_else(|saved| MlpSaved {
+            normed: saved.normed.clone(),
+            factors: saved.factors.clone(),
+            gate: saved.gate.clone(),
+            up: saved.up.clone(),
+        });
+        let dy = values(&dy);
+        let (f, d) = dims(&gate_w);
+        let n = factors.len();
+        let mut product = vec![0.0; n * f];
+        linear_dx(dy, values(&down_w), &mut product, n, f, d, false);
+        swiglu_backward(&mut gate, &mut up, &mut product);
+        let d_down = linear_dw(&product, dy, n, f, d);
+        drop(product);
+        let mut d_normed = vec![0.0; n * d];
+        linear_dx(&gate, values(&gate_w), &mut d_normed, n, d, f, false);
+        linear_dx(&up, values(&up_w), &mut d_normed, n, d, f, true);
+        let d_gate = linear_dw(&normed, &gate, n, d, f);
+        let d_up = linear_dw(&normed, &up, n, d, f);
+        let (dx, d_norm) = norm::backward(&d_normed, values(&x), values(&norm_w), &factors, dy);
+        let gradients = [dx, d_norm, d_gate, d_up, d_down];
+        for ((parent, gradient), of) in ops.parents.into_iter().zip(gradients).zip([&x, &norm_w, &gate_w, &up_w, &down_w]) {
+            if let Some(node) = parent {
+                grads.register::<Flex>(node.id, like(gradient, of));
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct NormBackward;
+
+impl Backward<Flex, 2> for NormBackward {
+    type State = (FlexTensor, FlexTensor, Arc<Vec<f32>>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let (x, weight, factors) = ops.state;
+        let residual = vec![0.0; values(&x).len()];
+        let (dx, d_weight) = norm::backward(values(&dy), values(&x), values(&weight), &factors, &residual);
+        let [x_node, weight_node] = ops.parents;
+        if let Some(node) = x_node {
+            grads.register::<Flex>(node.id, like(dx, &x));
+        }
+        if let Some(node) = weight_node {
+            grads.register::<Flex>(node.id, like(d_weight, &weight));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct CrossEntropyBackward;
+
+impl Backward<Flex, 2> for CrossEntropyBackward {
+    /// The gradients for an upstream gradient of one.
+    type State = (FlexTensor, FlexTensor);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = values(&contiguous(grads.consume::<Flex>(&ops.node)))[0];
+        let (mut dx, mut d_head) = ops.state;
+        if (upstream - 1.0).abs() > 0.0 {
+            for gradient in [&mut dx, &mut d_head] {
+                gradient.storage_mut::<f32>().iter_mut().for_each(|g| *g *= upstream);
+            }
+        }
+        let [x_node, head_node] = ops.parents;
+        if let Some(node) = x_node {
+            grads.register::<Flex>(node.id, dx);
+        }
+        if let Some(node) = head_node {
+            grads.register::<Flex>(node.id, d_head);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct EmbedBackward;
+
+impl Backward<Flex, 1> for EmbedBackward {
+    type State = (FloatTensor<Autodiff<Flex>>, Arc<Vec<u32>>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let (table, ids) = ops.state;
+        let [parent] = ops.parents;
+        let Some(node) = parent else { return };
+        let (_, d) = dims(table.primitive());
+        let existing = grads.remove::<Flex>(&table).map(contiguous);
+        let mut gradient = existing.unwrap_or_else(|| like(vec![0.0; values(table.primitive()).len()], table.primitive()));
+        let rows = gradient.storage_mut::<f32>();
+        for (id, row) in ids.iter().zip(values(&dy).chunks_exact(d)) {
+            crate::elementwise::add(&mut rows[*id as usize * d..][..d], row);
+        }
+        grads.register::<Flex>(node.id, gradient);
+    }
+}
+
+impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
+    fn fused_attention(
+        x: FloatTensor<Self>,
+        norm: FloatTensor<Self>,
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        o: FloatTensor<Self>,
+        plan: Arc<AttentionPlan>,
+    ) -> FloatTensor<Self> {
+        let tensors = [x, norm, q, k, v, o];
+        let nodes = tensors.each_ref().map(|tensor| tensor.node());
+        let tensors = tensors.map(|tensor| contiguous(tensor.into_primitive()));
+        let (y, saved) = attention_forward(&tensors, &plan);
+        match AttentionBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish((tensors, Arc::new(saved), plan), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        }
+    }
+
+    fn fused_mlp(
+        x: FloatTensor<Self>,
+        norm: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        down: FloatTensor<Self>,
+        norm_eps: f32,
+    ) -> FloatTensor<Self> {
+        let tensors = [x, norm, gate, up, down];
+        let nodes = tensors.each_ref().map(|tensor| tensor.node());
+        let tensors = tensors.map(|tensor| contiguous(tensor.into_primitive()));
+        let (y, saved) = mlp_forward(&tensors, norm_eps);
+        match MlpBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish((tensors, Arc::new(saved)), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        }
+    }
+
+    fn fused_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node()];
+        let [x, weight] = [x, weight].map(|tensor| contiguous(tensor.into_primitive()));
+        let (y, factors) = norm::forward(values(&x), values(&weight), eps);
+        let y = like(y, &x);
+        match NormBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish((x, weight, Arc::new(factors)), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        }
+    }
+
+    fn fused_embed(table: FloatTensor<Self>, ids: Arc<Vec<u32>>) -> FloatTensor<Self> {
+        let out = gather(&contiguous(table.primitive().clone()), &ids);
+        match EmbedBackward.prepare::<C>([table.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish((table, ids), out),
+            OpsKind::UnTracked(prepared) => prepared.finish(out),
+        }
+    }
+
+    fn fused_cross_entropy(
+        x: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Arc<Vec<u32>>,
+        weights: Arc<Vec<f32>>,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), head.node()];
+        let [x, head] = [x, head].map(|tensor| contiguous(tensor.into_primitive()));
+        let evaluate = |with_gradients| cross_entropy(values(&x), values(&head), &targets, &weights, with_gradients);
+        match CrossEntropyBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => {
+                let result = evaluate(true);
+                let state = (like(result.dx, &x), like(result.d_head, &head));
+                prepared.finish(state, tensor(vec![result.loss], Shape::from([1])))
+            }
+            OpsKind::UnTracked(prepared) => {
+                let loss = evaluate(false).loss;
+                prepared.finish(tensor(vec![loss], Shape::from([1])))
+            }
+        }
+    }
+}
