@@ -49,6 +49,14 @@ pub struct Corpora {
     pub general_english_held_out: PathBuf,
 }
 
+impl Corpora {
+    /// The texts of a member.
+    #[must_use]
+    pub fn of(&self, name: &MemberName) -> Option<&MemberTexts> {
+        self.members.iter().find(|texts| texts.name == *name)
+    }
+}
+
 /// At most this much of a source is used: more than any demonstration trains on, and quick to tokenise.
 const MAX_SOURCE_BYTES: usize = 2_000_000;
 

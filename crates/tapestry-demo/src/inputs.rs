@@ -146,6 +146,8 @@ impl InputCache {
     /// A cache in `folder` whose package clients are looked for in `search_path`, a list as in `PATH`.
     #[must_use]
     pub fn at(folder: PathBuf, search_path: OsString) -> Self {
+        // Absolute, because the package clients run in another folder.
+        let folder = std::path::absolute(&folder).unwrap_or(folder);
         Self { folder, search_path }
     }
 

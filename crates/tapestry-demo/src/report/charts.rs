@@ -20,7 +20,7 @@ struct Series {
 fn svg(id: &str, class: &str, size: (f64, f64), title: &str, description: &str, body: &str) -> String {
     let (width, height) = size;
     format!(
-        "<svg class=\"{class}\" viewBox=\"0 0 {width:.0} {height:.0}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\
+        "<svg id=\"{id}\" class=\"{class}\" viewBox=\"0 0 {width:.0} {height:.0}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\
          <title id=\"{id}-t\">{}</title><desc id=\"{id}-d\">{}</desc>{body}</svg>\n",
         escape(title),
         escape(description)

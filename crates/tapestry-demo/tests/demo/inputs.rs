@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use tapestry_demo::inputs::catalogue::{self, Client, Contents, Input};
 use tapestry_demo::inputs::{InputCache, InputError, InputProgress};
 use tapestry_demo::members::demo_members;
@@ -77,11 +78,13 @@ impl Scene {
             "#!/bin/sh\necho \"$@\" >> '{}'\nwhile [ \"$1\" != --pack-destination ]; do shift; done\nset -- 1 2 3 4 \"$2\"\n{action}\n",
             calls.display()
         );
-        let path = self.path("bin/npm");
-        // A new file each time: a script that is being written cannot be run.
-        let _ = fs::remove_file(&path);
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        // Copied by a process of its own: a file that this process has just written may still be open in a child that
+        // another test is starting at this moment, and then cannot be run ("text file busy").
+        let (text, path) = (self.path("npm.txt"), self.path("bin/npm"));
+        fs::write(&text, script).unwrap();
+        fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).unwrap();
+        let copied = Command::new("/bin/cp").arg("-f").args([&text, &path]).status().unwrap();
+        assert!(copied.success());
     }
 
     fn num_calls(&self) -> usize {
@@ -175,6 +178,18 @@ fn a_client_that_delivers_nothing_has_failed() {
     let scene = Scene::new();
     scene.npm("exit 0");
     assert!(matches!(scene.ready(), Err(InputError::FetchFailed { .. })));
+}
+
+#[test]
+fn relative_folders_work_although_the_client_runs_elsewhere() {
+    let scene = Scene::new();
+    let from_here = |path: PathBuf| {
+        let here = std::env::current_dir().unwrap();
+        let up: PathBuf = here.components().skip(1).map(|_| "..").collect();
+        up.join(path.strip_prefix("/").unwrap())
+    };
+    let cache = InputCache::at(from_here(scene.path("cache")), from_here(scene.path("bin")).into_os_string());
+    assert_eq!(fs::read(cache.ready_one(&scene.input, &mut |_| ()).unwrap().join("text.txt")).unwrap(), CONTENT);
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn the_members_write_differently() {
     let folder = tempfile::tempdir().unwrap();
     let corpora = generate(folder.path(), 1).corpora;
     let text_of = |member: &str| {
-        let texts = corpora.members.iter().find(|m| m.name == name(member)).unwrap();
+        let texts = corpora.of(&name(member)).unwrap();
         fs::read_to_string(&texts.contributed).unwrap()
     };
     let share = |text: &str, script: std::ops::RangeInclusive<char>| {

@@ -81,7 +81,7 @@ fn every_chart_has_a_title_and_every_id_is_used_once() {
     let all = ids.len();
     ids.sort_unstable();
     ids.dedup();
-    assert_eq!((ids.len(), all), (charts * 2, charts * 2));
+    assert_eq!((ids.len(), all), (charts * 3, charts * 3));
 }
 
 #[test]
