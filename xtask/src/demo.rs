@@ -5,14 +5,14 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::run::{cargo, output, step};
+use crate::run::{cargo, root, step};
 
 /// Runs the quick demo and checks its results.
 ///
 /// # Errors
 /// Where it fails, or its results are not those of two rounds and three Sovereign Models.
 pub(crate) fn demo() -> Result<()> {
-    if output(cargo().args(["tapestry", "demo", "--help"])).is_err() {
+    if !root().join("crates/tapestry/src/demo.rs").exists() {
         println!("xtask: there is no `tapestry demo` yet");
         return Ok(());
     }

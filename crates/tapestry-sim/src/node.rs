@@ -20,7 +20,12 @@ impl World {
     pub(crate) fn node_starts(&mut self, node: usize) -> Result<(), Violation> {
         if self.nodes[node].role.state().is_some_and(|state| state.charter().is_none()) {
             let charter = self.scenario.charter.clone();
-            self.node_takes(node, NodeInput::Join { charter })?.map_err(|e| format!("node {node} cannot join: {e}"))?;
+            let joined = self.node_takes(node, NodeInput::Join { charter })?;
+            if let Err(error) = joined
+                && !self.is_expired()
+            {
+                return Err(format!("node {node} cannot join: {error}"));
+            }
         }
         self.node_wakes(node)
     }
@@ -73,8 +78,10 @@ impl World {
                 let answer = self.node_takes(node, NodeInput::News(*news))?;
                 if from == Party::Coordinator {
                     self.nodes[node].version = version;
-                    let error = answer.err().map(|error| format!("node {node} refuses honest news: {error}"));
-                    return error.map_or(Ok(()), Err);
+                    return match answer {
+                        Err(error) if !self.is_expired() => Err(format!("node {node} refuses honest news: {error}")),
+                        _ => Ok(()),
+                    };
                 }
                 answer
             }

@@ -87,6 +87,8 @@ impl Scenario {
         let window_ms = random.between(8_000, 40_000);
         let cap = [1.0, 1.0, 0.5, 0.34][random.index(4)];
         let quorum = num_members / 2 + 1;
+        // Some charters end while their rounds run.
+        let valid_ms = if random.chance(0.05) { random.between(20_000, 100_000) } else { 1_000_000_000 };
         let few = |n: u64| u32::try_from(n).expect("a few");
         let terms = CharterTerms {
             consortium: "Simulated".into(),
@@ -107,7 +109,7 @@ impl Scenario {
             gate: GateTerms { max_bpb_rise: 0.03 },
             privacy_tier: 0,
             valid_from: Timestamp::from_ms(START_MS - 1_000_000),
-            valid_until: Timestamp::from_ms(START_MS + 1_000_000_000),
+            valid_until: Timestamp::from_ms(START_MS + valid_ms),
         };
         let mut charter = Signed::unsigned(Charter::try_from(terms).expect("sound terms"));
         for member in members.iter().take(usize::try_from(quorum).expect("a few")) {
