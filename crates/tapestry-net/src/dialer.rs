@@ -1,17 +1,21 @@
 //! The dialling side.
 
+use crate::NetError;
+use crate::answer::ErrorBody;
 use crate::identity::client_config;
-use crate::{ErrorBody, NetError};
+use crate::pace::{Activity, Totals, Watched};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, header};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tapestry_core::{PublicKey, SecretKey};
@@ -20,28 +24,49 @@ use tokio_rustls::TlsConnector;
 
 /// A connection must be made within this time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// A transfer in which nothing moves for so long is given up; one that moves never is.
+/// A request during which nothing moves for so long is given up; one that moves never is.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// The longest JSON answer that is read.
 const MAX_JSON_BYTES: usize = 16 << 20;
+/// The longest refusal that is read.
+const MAX_REFUSAL_BYTES: usize = 64 << 10;
+/// The longest reason of a refusal that is kept.
+const MAX_REASON_CHARS: usize = 1000;
 /// Idle connections kept for the next request.
-const MAX_IDLE: usize = 8;
-/// The pause before the first and the longest pause before a later repetition.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
-
-type Sender = SendRequest<Full<Bytes>>;
+const MAX_KEPT: usize = 8;
 
 /// Talks to the one server that has an expected key. Cheap to clone; clones share their connections.
 #[derive(Clone)]
-pub struct Dialer(Arc<Inner>);
+pub struct Dialer {
+    shared: Arc<Shared>,
+    idle_timeout: Duration,
+}
 
-struct Inner {
+struct Shared {
     address: String,
     expected: PublicKey,
     connector: TlsConnector,
-    idle: Mutex<Vec<Sender>>,
-    bytes_sent: AtomicU64,
-    bytes_received: AtomicU64,
+    kept: Mutex<Vec<Connection>>,
+    totals: Arc<Totals>,
+}
+
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    activity: Arc<Activity>,
+}
+
+/// What is asked for. Every request of this protocol may be repeated.
+struct Question<'a> {
+    method: Method,
+    path: &'a str,
+    body: Bytes,
+    content_type: Option<&'static str>,
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dialer").field("address", &self.shared.address).finish_non_exhaustive()
+    }
 }
 
 impl Dialer {
@@ -50,50 +75,62 @@ impl Dialer {
     /// # Errors
     /// [`NetError::Address`], [`NetError::Tls`].
     pub fn new(address: &str, expected: PublicKey, key: &SecretKey) -> Result<Self, NetError> {
-        let has_port = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-        if !has_port {
+        let port =
+            address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse().ok());
+        if port.is_none_or(|port: u16| port == 0) {
             return Err(NetError::Address { address: address.to_owned() });
         }
-        let connector = TlsConnector::from(Arc::new(client_config(key, expected)?));
-        Ok(Self(Arc::new(Inner {
+        let shared = Shared {
             address: address.to_owned(),
             expected,
-            connector,
-            idle: Mutex::default(),
-            bytes_sent: AtomicU64::new(0),
-            bytes_received: AtomicU64::new(0),
-        })))
+            connector: TlsConnector::from(Arc::new(client_config(key, expected)?)),
+            kept: Mutex::default(),
+            totals: Arc::default(),
+        };
+        Ok(Self { shared: Arc::new(shared), idle_timeout: IDLE_TIMEOUT })
+    }
+
+    /// The same, with another time after which a request is given up when nothing moves (90 s where nothing is said): for a
+    /// long poll, longer than the server waits.
+    #[must_use]
+    pub fn with_idle_timeout(&self, idle_timeout: Duration) -> Self {
+        Self { shared: Arc::clone(&self.shared), idle_timeout }
     }
 
     /// The address.
     #[must_use]
     pub fn address(&self) -> &str {
-        &self.0.address
+        &self.shared.address
     }
 
-    /// Bytes of bodies sent and received so far, over all clones.
+    /// Bytes sent and received so far, over all clones: on the wire, TLS and HTTP included.
     #[must_use]
     pub fn bytes_moved(&self) -> (u64, u64) {
-        (self.0.bytes_sent.load(Ordering::Relaxed), self.0.bytes_received.load(Ordering::Relaxed))
+        let totals = &self.shared.totals;
+        (totals.sent.load(Ordering::Relaxed), totals.received.load(Ordering::Relaxed))
     }
 
-    /// GET, answered with JSON.
+    /// GET, answered with JSON of at most 16 MiB.
     ///
     /// # Errors
     /// [`NetError`].
     pub async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, NetError> {
-        let body = self.request(Method::GET, path, Bytes::new(), None, MAX_JSON_BYTES).await?;
-        self.parse(&body)
+        let question = Question { method: Method::GET, path, body: Bytes::new(), content_type: None };
+        self.parse(&self.ask(question, MAX_JSON_BYTES).await?)
     }
 
-    /// POST of JSON, answered with JSON.
+    /// POST of JSON, answered with JSON of at most 16 MiB.
     ///
     /// # Errors
     /// [`NetError`].
-    pub async fn post_json<T: Serialize + Sync, R: DeserializeOwned>(&self, path: &str, value: &T) -> Result<R, NetError> {
-        let body = serde_json::to_vec(value).map_err(|error| self.unreadable(&error))?;
-        let answer = self.request(Method::POST, path, body.into(), Some("application/json"), MAX_JSON_BYTES).await?;
-        self.parse(&answer)
+    pub async fn post_json<T: Serialize + Sync + ?Sized, R: DeserializeOwned>(
+        &self,
+        path: &str,
+        value: &T,
+    ) -> Result<R, NetError> {
+        let body = serde_json::to_vec(value).map_err(|error| self.unreadable(error))?.into();
+        let question = Question { method: Method::POST, path, body, content_type: Some("application/json") };
+        self.parse(&self.ask(question, MAX_JSON_BYTES).await?)
     }
 
     /// GET, answered with at most `limit` bytes.
@@ -101,7 +138,7 @@ impl Dialer {
     /// # Errors
     /// [`NetError`].
     pub async fn get_bytes(&self, path: &str, limit: usize) -> Result<Bytes, NetError> {
-        self.request(Method::GET, path, Bytes::new(), None, limit).await
+        self.ask(Question { method: Method::GET, path, body: Bytes::new(), content_type: None }, limit).await
     }
 
     /// PUT of bytes.
@@ -109,141 +146,162 @@ impl Dialer {
     /// # Errors
     /// [`NetError`].
     pub async fn put_bytes(&self, path: &str, content: Bytes) -> Result<(), NetError> {
-        self.request(Method::PUT, path, content, Some("application/octet-stream"), MAX_JSON_BYTES).await.map(|_| ())
+        let content_type = Some("application/octet-stream");
+        let question = Question { method: Method::PUT, path, body: content, content_type };
+        self.ask(question, MAX_REFUSAL_BYTES).await.map(|_| ())
+    }
+
+    /// HEAD: whether there is anything at `path`.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub async fn exists(&self, path: &str) -> Result<bool, NetError> {
+        match self.ask(Question { method: Method::HEAD, path, body: Bytes::new(), content_type: None }, 0).await {
+            Ok(_) => Ok(true),
+            Err(NetError::Refused { status: 404, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, NetError> {
-        serde_json::from_slice(body).map_err(|error| self.unreadable(&error))
+        serde_json::from_slice(body).map_err(|error| self.unreadable(error))
     }
 
-    fn unreadable(&self, error: &serde_json::Error) -> NetError {
-        NetError::Unreadable { address: self.0.address.clone(), reason: error.to_string() }
+    async fn ask(&self, question: Question<'_>, limit: usize) -> Result<Bytes, NetError> {
+        let kept = self.take_kept();
+        // A kept connection may have been closed by the other side in the meantime: then, once more on a new one.
+        if let Some(connection) = kept {
+            match self.ask_on(connection, &question, limit).await {
+                Err(NetError::Unreachable { .. }) => {}
+                answered => return answered,
+            }
+        }
+        self.ask_on(self.connect().await?, &question, limit).await
     }
 
-    fn unreachable(&self, reason: impl ToString) -> NetError {
-        NetError::Unreachable { address: self.0.address.clone(), reason: reason.to_string() }
+    fn take_kept(&self) -> Option<Connection> {
+        let mut kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|connection| !connection.sender.is_closed());
+        kept.pop()
     }
 
-    async fn request(
+    /// One request on one connection, which is kept when it was answered in full and dropped otherwise.
+    async fn ask_on(
         &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-        content_type: Option<&str>,
+        mut connection: Connection,
+        question: &Question<'_>,
         limit: usize,
     ) -> Result<Bytes, NetError> {
-        let size = body.len() as u64;
-        // A kept connection may have been closed by the other side in the meantime: then, once more on a new one. Every
-        // request of this protocol may be repeated.
-        let kept = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut sent = None;
-        if let Some(mut sender) = kept.filter(|sender| !sender.is_closed()) {
-            let request = self.build(&method, path, &body, content_type)?;
-            if let Ok(answer) = self.answer_of(&mut sender, request).await {
-                sent = Some((sender, answer));
-            }
-        }
-        let (sender, answer) = match sent {
-            Some(sent) => sent,
-            None => {
-                let mut sender = self.connect().await?;
-                let request = self.build(&method, path, &body, content_type)?;
-                let answer = self.answer_of(&mut sender, request).await?;
-                (sender, answer)
-            }
-        };
-        self.0.bytes_sent.fetch_add(size, Ordering::Relaxed);
-        let status = answer.status();
-        let limit = if status.is_success() { limit } else { MAX_JSON_BYTES };
-        let content = self.read(answer, limit).await?;
-        self.0.bytes_received.fetch_add(content.len() as u64, Ordering::Relaxed);
-        let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MAX_IDLE {
-            idle.push(sender);
-        }
-        drop(idle);
-        if status.is_success() {
-            return Ok(content);
-        }
-        Err(self.refusal(status, &content))
-    }
-
-    fn refusal(&self, status: StatusCode, content: &[u8]) -> NetError {
-        if status == StatusCode::UNAUTHORIZED {
-            return NetError::NotAllowed { address: self.0.address.clone() };
-        }
-        let ErrorBody { error, retry } = serde_json::from_slice(content).unwrap_or_else(|_| {
-            let text = String::from_utf8_lossy(content);
-            ErrorBody { error: text.chars().take(300).collect(), retry: status.is_server_error() }
-        });
-        NetError::Refused { status: status.as_u16(), error, retry }
-    }
-
-    fn build(
-        &self,
-        method: &Method,
-        path: &str,
-        body: &Bytes,
-        content_type: Option<&str>,
-    ) -> Result<Request<Full<Bytes>>, NetError> {
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.0.address);
-        if let Some(content_type) = content_type {
+        let mut request =
+            Request::builder().method(&question.method).uri(question.path).header(header::HOST, &self.shared.address);
+        if let Some(content_type) = question.content_type {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
-        request.body(Full::new(body.clone())).map_err(|error| self.unreachable(error))
-    }
-
-    /// Waits for the head of the answer. A long poll says in its query how long it waits; that is below the idle timeout.
-    async fn answer_of(
-        &self,
-        sender: &mut Sender,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, NetError> {
-        let answer = async {
-            sender.ready().await?;
-            sender.send_request(request).await
+        let request = request
+            .body(Full::new(question.body.clone()))
+            .map_err(|error| NetError::Address { address: format!("{}{}: {error}", self.address(), question.path) })?;
+        let activity = Arc::clone(&connection.activity);
+        let asking = async {
+            connection.sender.ready().await.map_err(|error| self.failed(&error))?;
+            let answer = connection.sender.send_request(request).await.map_err(|error| self.failed(&error))?;
+            let status = answer.status();
+            let limit = if status.is_success() { limit } else { MAX_REFUSAL_BYTES };
+            Ok((status, self.read(answer, limit).await?))
         };
-        let answered = tokio::time::timeout(IDLE_TIMEOUT, answer).await;
-        answered.map_err(|_| self.idle())?.map_err(|error| self.failed(&error))
+        let (status, content) = self.while_moving(&activity, asking).await?;
+        let mut kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < MAX_KEPT {
+            kept.push(connection);
+        }
+        drop(kept);
+        if status.is_success() { Ok(content) } else { Err(self.refusal(status, &content)) }
     }
 
-    fn idle(&self) -> NetError {
-        NetError::Idle { address: self.0.address.clone(), seconds: IDLE_TIMEOUT.as_secs() }
+    /// Gives up when nothing has moved on the connection for the idle timeout, however long it takes otherwise.
+    async fn while_moving<T>(
+        &self,
+        activity: &Activity,
+        work: impl Future<Output = Result<T, NetError>>,
+    ) -> Result<T, NetError> {
+        activity.touch();
+        tokio::pin!(work);
+        loop {
+            let left = self.idle_timeout.saturating_sub(activity.stillness());
+            if left.is_zero() {
+                return Err(NetError::Idle {
+                    address: self.shared.address.clone(),
+                    seconds: self.idle_timeout.as_secs(),
+                });
+            }
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = tokio::time::sleep(left) => {}
+            }
+        }
     }
 
     async fn read(&self, answer: Response<Incoming>, limit: usize) -> Result<Bytes, NetError> {
+        let too_large = || NetError::TooLarge { address: self.shared.address.clone(), limit };
         let mut body = answer.into_body();
-        let mut content = BytesMut::new();
-        loop {
-            let frame = tokio::time::timeout(IDLE_TIMEOUT, body.frame()).await.map_err(|_| self.idle())?;
-            let Some(frame) = frame else { return Ok(content.freeze()) };
-            let frame = frame.map_err(|error| self.failed(&error))?;
-            if let Some(data) = frame.data_ref() {
-                if content.len() + data.len() > limit {
-                    return Err(NetError::TooLong { address: self.0.address.clone(), limit });
-                }
-                content.extend_from_slice(data);
-            }
+        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        if announced > limit {
+            return Err(too_large());
         }
+        let mut content = BytesMut::with_capacity(announced);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.failed(&error))?;
+            let Some(data) = frame.data_ref() else { continue };
+            if data.len() > limit - content.len() {
+                return Err(too_large());
+            }
+            content.extend_from_slice(data);
+        }
+        Ok(content.freeze())
     }
 
-    async fn connect(&self) -> Result<Sender, NetError> {
+    async fn connect(&self) -> Result<Connection, NetError> {
+        let activity = Activity::new(Arc::clone(&self.shared.totals));
         let connecting = async {
-            let stream = TcpStream::connect(&self.0.address).await.map_err(|error| self.unreachable(error))?;
+            let stream = TcpStream::connect(&self.shared.address).await.map_err(|error| self.unreachable(error))?;
             let _ = stream.set_nodelay(true);
+            let stream = Watched::new(stream, Arc::clone(&activity), None);
             // The name is not used: the key is the identity.
             let name = ServerName::try_from("tapestry.invalid").map_err(|error| self.unreachable(error))?;
-            let stream = self.0.connector.connect(name, stream).await.map_err(|error| self.tls_failed(&error))?;
-            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.failed(&error))?;
+            let stream = self.shared.connector.connect(name, stream).await.map_err(|error| self.tls_failed(&error))?;
+            let (sender, connection) =
+                http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.failed(&error))?;
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "connection ended");
                 }
             });
-            Ok(sender)
+            Ok::<_, NetError>(sender)
         };
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
-        connected.map_err(|_| self.unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())))?
+        let late = |_| self.unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()));
+        Ok(Connection { sender: connected.map_err(late)??, activity })
+    }
+
+    fn unreadable(&self, reason: impl ToString) -> NetError {
+        NetError::Unreadable { address: self.shared.address.clone(), reason: reason.to_string() }
+    }
+
+    fn unreachable(&self, reason: impl ToString) -> NetError {
+        NetError::Unreachable { address: self.shared.address.clone(), reason: reason.to_string() }
+    }
+
+    fn refusal(&self, status: StatusCode, content: &[u8]) -> NetError {
+        if status == StatusCode::UNAUTHORIZED {
+            return NetError::NotAllowed { address: self.shared.address.clone() };
+        }
+        let ErrorBody { error, retry } = serde_json::from_slice(content).unwrap_or_else(|_| {
+            let error = String::from_utf8_lossy(content).into_owned();
+            ErrorBody { error, retry: status.is_server_error() }
+        });
+        // It goes to terminals and logs, so it must not be able to do anything there.
+        let plain = error.chars().map(|c| if c.is_control() { ' ' } else { c });
+        NetError::Refused { status: status.as_u16(), error: plain.take(MAX_REASON_CHARS).collect(), retry }
     }
 
     /// With TLS 1.3 a server's refusal of our key arrives after the handshake, with the first read.
@@ -259,42 +317,38 @@ impl Dialer {
     }
 
     fn tls_failed(&self, error: &std::io::Error) -> NetError {
-        let address = self.0.address.clone();
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(rustls::Error::InvalidCertificate(_)) => NetError::WrongKey { address, expected: self.0.expected },
-            Some(rustls::Error::AlertReceived(
-                rustls::AlertDescription::AccessDenied
-                | rustls::AlertDescription::BadCertificate
-                | rustls::AlertDescription::CertificateUnknown
-                | rustls::AlertDescription::CertificateRequired
-                | rustls::AlertDescription::UnknownCA,
+        use rustls::AlertDescription as Alert;
+        use rustls::Error as Tls;
+        let address = self.shared.address.clone();
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) {
+            Some(Tls::InvalidCertificate(_)) => NetError::WrongServerKey { address, expected: self.shared.expected },
+            Some(Tls::AlertReceived(
+                Alert::AccessDenied
+                | Alert::BadCertificate
+                | Alert::CertificateUnknown
+                | Alert::CertificateRequired
+                | Alert::UnknownCA,
             )) => NetError::NotAllowed { address },
+            Some(
+                reason @ (Tls::InvalidMessage(_)
+                | Tls::PeerIncompatible(_)
+                | Tls::PeerMisbehaved(_)
+                | Tls::InappropriateMessage { .. }
+                | Tls::InappropriateHandshakeMessage { .. }
+                | Tls::NoApplicationProtocol
+                | Tls::AlertReceived(
+                    Alert::HandshakeFailure
+                    | Alert::ProtocolVersion
+                    | Alert::UnsupportedCertificate
+                    | Alert::UnsupportedExtension
+                    | Alert::MissingExtension
+                    | Alert::IllegalParameter
+                    | Alert::DecodeError
+                    | Alert::UnrecognisedName
+                    | Alert::NoApplicationProtocol,
+                )),
+            ) => NetError::WrongProtocol { address, reason: reason.to_string() },
             _ => self.unreachable(error),
-        }
-    }
-}
-
-/// Repeats a request until it succeeds or fails for good, with growing, jittered pauses. `on_failure` hears of each.
-///
-/// # Errors
-/// The first error that is not transient.
-pub async fn retry_forever<T, F: Future<Output = Result<T, NetError>>>(
-    mut request: impl FnMut() -> F,
-    mut on_failure: impl FnMut(&NetError, Duration),
-) -> Result<T, NetError> {
-    let (mut pause, longest) = BACKOFF;
-    loop {
-        match request().await {
-            Err(error) if error.is_transient() => {
-                // Not all nodes at once after a coordinator's restart: between half and the whole of the pause.
-                let mut random = [0; 2];
-                let share = getrandom::fill(&mut random).map_or(1.0, |()| f64::from(u16::from_le_bytes(random)) / 65535.0);
-                let jittered = pause.mul_f64(0.5 + 0.5 * share);
-                on_failure(&error, jittered);
-                tokio::time::sleep(jittered).await;
-                pause = (pause * 2).min(longest);
-            }
-            other => return other,
         }
     }
 }

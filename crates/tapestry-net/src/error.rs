@@ -1,18 +1,8 @@
 //! What can go wrong between two parties.
 
-use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use tapestry_core::PublicKey;
 use tapestry_store::StoreError;
-
-/// The body of every answer that is not a success.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorBody {
-    /// What is wrong, for people.
-    pub error: String,
-    /// Whether the same request may succeed later.
-    pub retry: bool,
-}
 
 /// Why a request or a server failed.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +32,7 @@ pub enum NetError {
         reason: String,
     },
     /// Nothing moved for too long. Worth trying again.
-    #[error("{address} has not moved for {seconds} s")]
+    #[error("nothing has moved between here and {address} for {seconds} s")]
     Idle {
         /// The address.
         address: String,
@@ -54,11 +44,21 @@ pub enum NetError {
         "{address} does not prove key {expected}: it is another party, or somebody is in between. Check the address and \
          the key"
     )]
-    WrongKey {
+    WrongServerKey {
         /// The address.
         address: String,
         /// The key that was expected.
         expected: PublicKey,
+    },
+    /// Whoever answers there is no Tapestry server of this version. Not worth trying again.
+    #[error(
+        "{address} does not speak TLS 1.3 with raw Ed25519 keys, so it is another program: {reason}. Check the address"
+    )]
+    WrongProtocol {
+        /// The address.
+        address: String,
+        /// What TLS said.
+        reason: String,
     },
     /// The peer does not accept this key. Not worth trying again until it does.
     #[error("{address} does not accept this key; it is not listed in the charter that is in force there")]
@@ -76,9 +76,9 @@ pub enum NetError {
         /// Whether it may say yes later.
         retry: bool,
     },
-    /// The answer is longer than accepted.
-    #[error("the answer of {address} is longer than {limit} bytes")]
-    TooLong {
+    /// The answer is larger than accepted.
+    #[error("the answer of {address} is larger than {limit} bytes")]
+    TooLarge {
         /// The address.
         address: String,
         /// The bound.
@@ -101,19 +101,30 @@ pub enum NetError {
 }
 
 impl NetError {
-    /// Whether the same request may succeed later without anybody doing anything about it.
+    /// Whether the same request may succeed later without anybody here doing anything about it.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Idle { .. } => true,
-            Self::Refused { retry, .. } => *retry,
-            _ => false,
+            Self::Refused { status, retry, .. } => *retry && *status != PRECONDITION_FAILED,
+            Self::Listen { .. }
+            | Self::Address { .. }
+            | Self::WrongServerKey { .. }
+            | Self::WrongProtocol { .. }
+            | Self::NotAllowed { .. }
+            | Self::TooLarge { .. }
+            | Self::Unreadable { .. }
+            | Self::Store(_)
+            | Self::Tls(_) => false,
         }
     }
 
-    /// Whether the peer understood the request and said no for good.
+    /// Whether the peer understood the request and said no: repeating it alone changes nothing.
     #[must_use]
     pub const fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused { retry: false, .. }) || matches!(self, Self::Refused { status: 412, .. })
+        matches!(self, Self::Refused { .. }) && !self.is_transient()
     }
 }
+
+/// The same request may succeed, but only after another one: the asker has to send something first.
+const PRECONDITION_FAILED: u16 = 412;

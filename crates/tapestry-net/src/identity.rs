@@ -16,6 +16,9 @@ use tapestry_core::{PublicKey, SecretKey};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub PublicKey);
 
+/// What is spoken inside (RFC 7301).
+const HTTP_1_1: &[u8] = b"http/1.1";
+
 /// Which keys get through the handshake.
 type AllowedKeys = dyn Fn(&PublicKey) -> bool + Send + Sync;
 
@@ -159,6 +162,7 @@ pub(crate) fn server_config(key: &SecretKey, allow: Arc<AllowedKeys>) -> Result<
     // Every connection proves its keys anew, so that who left the charter does not come back on an old session.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![HTTP_1_1.to_vec()];
     Ok(config)
 }
 
@@ -173,5 +177,6 @@ pub(crate) fn client_config(key: &SecretKey, expected: PublicKey) -> Result<Clie
         .with_client_cert_resolver(Arc::new(resolver));
     config.resumption = rustls::client::Resumption::disabled();
     config.enable_sni = false;
+    config.alpn_protocols = vec![HTTP_1_1.to_vec()];
     Ok(config)
 }

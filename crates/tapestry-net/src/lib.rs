@@ -4,16 +4,20 @@
 //! There are no certificates and no certificate authority: a key is the identity. Which keys may connect is a question
 //! that the caller answers ([`Server::bind`]), from the charter. This crate knows no charter.
 
+mod answer;
 mod blobs;
+mod crowd;
 mod dialer;
 mod error;
 mod identity;
+mod pace;
 mod server;
-#[cfg(test)]
-mod tests;
+mod transfer;
 
-pub use blobs::{BlobAction, BlobPolicy, blob_routes, pull_blobs, push_blobs};
-pub use dialer::{Dialer, retry_forever};
-pub use error::{ErrorBody, NetError};
+pub use answer::ErrorBody;
+pub use blobs::{BlobAction, BlobPolicy, blob_routes};
+pub use dialer::Dialer;
+pub use error::NetError;
 pub use identity::Peer;
-pub use server::{Allow, Server};
+pub use server::{Allow, Server, ServerLimits};
+pub use transfer::{pull_blobs, push_blobs, retry_forever};

@@ -1,33 +1,86 @@
 //! The listening side.
+//!
+//! # Threat model
+//! Strangers reach the handshake and nothing behind it. They compete for handshakes only among themselves: those under way
+//! are bounded in number, by network and in time, and a connection that has proved its key no longer counts among them.
+//! Members are known, but may be broken or malicious: connections by key, the time of a head, the pace of a body and of
+//! reading an answer, and the size of bodies are bounded.
+//!
+//! Not covered: somebody who fills the network itself, or has many networks at hand, can keep others from connecting.
 
+use crate::answer::{explained, refusal};
+use crate::crowd::{Crowd, Place, network_of};
 use crate::identity::{server_config, shown_key};
+use crate::pace::{Activity, Pace, PacedBody, Totals, Watched};
 use crate::{NetError, Peer};
 use axum::Router;
+use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tapestry_core::{PublicKey, SecretKey};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tower_service::Service as _;
 
-/// Whether a key may connect; asked at each handshake.
+/// Whether a key may connect; asked at each handshake and at each request.
 pub type Allow = Arc<dyn Fn(&PublicKey) -> bool + Send + Sync>;
 
-/// Whoever has not proved its key by then is disconnected.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Whoever has not sent the head of a request by then is disconnected.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
-/// Connections at once, those in their handshake included.
-const MAX_CONNECTIONS: usize = 1024;
-/// Connections at once with one key: what a member's parallel transfer, long poll and status need, with room.
-const MAX_CONNECTIONS_PER_KEY: usize = 32;
+/// The longest JSON body of a request, where a route sets no other bound.
+const MAX_JSON_BYTES: usize = 1 << 20;
+/// The longest head of a request.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// What strangers and members may take of a server.
+#[derive(Debug, Clone)]
+pub struct ServerLimits {
+    /// Whoever has not proved its key by then is disconnected.
+    pub handshake_timeout: Duration,
+    /// Handshakes under way; more wait in the system's queue.
+    pub num_handshakes: usize,
+    /// Handshakes under way from one IPv4 address or one IPv6 /64; more are disconnected.
+    pub num_handshakes_per_network: usize,
+    /// Connections at once that have proved their keys; more are told to come back.
+    pub num_connections: usize,
+    /// Those with one key: what a member's parallel transfer, long poll and status need, with room.
+    pub num_connections_per_key: usize,
+    /// The longest time to the end of the next request's head, the idle time before it included.
+    pub head_timeout: Duration,
+    /// The longest time in which nothing of a body comes, or nothing of an answer is taken.
+    pub idle_timeout: Duration,
+    /// The least mean rate of a body, and of the taking of an answer.
+    pub min_bytes_per_second: u64,
+    /// What requests under way have to end after the shutdown began; then they are cut off.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            num_handshakes: 256,
+            num_handshakes_per_network: 64,
+            num_connections: 1024,
+            num_connections_per_key: 32,
+            head_timeout: Duration::from_secs(120),
+            idle_timeout: Duration::from_secs(60),
+            min_bytes_per_second: 8 << 10,
+            shutdown_grace: Duration::from_secs(1),
+        }
+    }
+}
 
 /// A server that is bound to its address and not yet serving.
 pub struct Server {
@@ -36,10 +89,12 @@ pub struct Server {
     acceptor: TlsAcceptor,
     allow: Allow,
     router: Router,
+    limits: ServerLimits,
 }
 
 impl Server {
-    /// Listens on `address` (port 0: any free one), proving `key`.
+    /// Listens on `address` (port 0: any free one), proving `key`, for those whose keys `allow` accepts. Each request that
+    /// reaches `router` carries the [`Peer`] that sent it. JSON bodies have at most 1 MiB where a route says nothing else.
     ///
     /// # Errors
     /// [`NetError::Listen`] where the port is in use; [`NetError::Tls`].
@@ -48,7 +103,15 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let bound = listener.local_addr().map_err(listen)?;
         let acceptor = TlsAcceptor::from(Arc::new(server_config(key, Arc::clone(&allow))?));
-        Ok(Self { listener, address: bound, acceptor, allow, router })
+        let router = router.layer(DefaultBodyLimit::max(MAX_JSON_BYTES));
+        Ok(Self { listener, address: bound, acceptor, allow, router, limits: ServerLimits::default() })
+    }
+
+    /// With other than the default limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: ServerLimits) -> Self {
+        self.limits = limits;
+        self
     }
 
     /// The address that it listens on.
@@ -57,126 +120,179 @@ impl Server {
         self.address
     }
 
-    /// Serves until `shutdown`; requests under way get a moment to end.
+    /// Serves until `shutdown`; requests under way get [`ServerLimits::shutdown_grace`] to end.
     ///
     /// # Errors
     /// None at present: what fails on one connection ends that connection.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), NetError> {
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let per_key: PerKey = Arc::default();
         let (stop, stopped) = watch::channel(false);
-        tokio::pin!(shutdown);
-        loop {
-            let permit = tokio::select! {
-                () = &mut shutdown => break,
-                permit = Arc::clone(&slots).acquire_owned() => permit,
-            };
-            let Ok(permit) = permit else { break };
-            let accepted = tokio::select! {
-                () = &mut shutdown => break,
-                accepted = self.listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, from)) => {
-                    let connection = Connection {
-                        acceptor: self.acceptor.clone(),
-                        allow: Arc::clone(&self.allow),
-                        router: self.router.clone(),
-                        per_key: Arc::clone(&per_key),
-                        stopped: stopped.clone(),
-                    };
-                    tokio::spawn(async move {
-                        if let Err(reason) = connection.run(stream, permit).await {
-                            tracing::debug!(%from, reason, "connection ended");
-                        }
-                    });
-                }
-                Err(error) => {
-                    // Out of file descriptors, or the like: it passes.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(200)).await;
+        let limits = self.limits;
+        let shared = Arc::new(Shared {
+            acceptor: self.acceptor,
+            allow: self.allow,
+            router: self.router,
+            connections: Arc::new(Semaphore::new(limits.num_connections)),
+            by_key: Crowd::new(limits.num_connections_per_key),
+            pace: Pace { idle: limits.idle_timeout, min_bytes_per_second: limits.min_bytes_per_second },
+            stopped,
+            limits,
+        });
+        let handshakes = Arc::new(Semaphore::new(shared.limits.num_handshakes));
+        let by_network = Crowd::new(shared.limits.num_handshakes_per_network);
+        let mut running = JoinSet::new();
+        let listener = self.listener;
+        let accepting = async {
+            // The semaphore is never closed.
+            while let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await {
+                while running.try_join_next().is_some() {}
+                match listener.accept().await {
+                    Ok((stream, from)) => {
+                        let Some(place) = by_network.enter(network_of(from.ip())) else {
+                            tracing::debug!(%from, "too many handshakes from one network");
+                            continue;
+                        };
+                        let shared = Arc::clone(&shared);
+                        running.spawn(async move { shared.run(stream, from, (permit, place)).await });
+                    }
+                    Err(error) => {
+                        // Out of file descriptors, or the like: it passes.
+                        tracing::warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                    }
                 }
             }
+        };
+        tokio::select! {
+            () = shutdown => {}
+            () = accepting => {}
         }
+        drop(listener);
         let _ = stop.send(true);
-        let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
-        let _ = tokio::time::timeout(Duration::from_secs(1), slots.acquire_many(all)).await;
+        let ended = async { while running.join_next().await.is_some() {} };
+        if tokio::time::timeout(shared.limits.shutdown_grace, ended).await.is_err() {
+            running.shutdown().await;
+        }
         Ok(())
     }
 }
 
-type PerKey = Arc<Mutex<BTreeMap<PublicKey, usize>>>;
+/// What a connection takes up until it has proved its key.
+type Newcomer = (OwnedSemaphorePermit, Place<IpAddr>);
+/// What it takes up from then on.
+type Admission = (OwnedSemaphorePermit, Place<PublicKey>);
+type Stream = TlsStream<Watched<TcpStream>>;
 
-/// One of the connections that a key may have; given back when dropped.
-struct KeySlot(PerKey, PublicKey);
-
-impl KeySlot {
-    fn take(per_key: &PerKey, key: PublicKey) -> Option<Self> {
-        let mut counts = per_key.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(key).or_default();
-        if *count >= MAX_CONNECTIONS_PER_KEY {
-            return None;
-        }
-        *count += 1;
-        Some(Self(Arc::clone(per_key), key))
-    }
-}
-
-impl Drop for KeySlot {
-    fn drop(&mut self) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.1);
-            }
-        }
-    }
-}
-
-struct Connection {
+/// What all connections share.
+struct Shared {
     acceptor: TlsAcceptor,
     allow: Allow,
     router: Router,
-    per_key: PerKey,
+    connections: Arc<Semaphore>,
+    by_key: Arc<Crowd<PublicKey>>,
+    pace: Pace,
     stopped: watch::Receiver<bool>,
+    limits: ServerLimits,
 }
 
-impl Connection {
-    async fn run(mut self, stream: TcpStream, _permit: OwnedSemaphorePermit) -> Result<(), String> {
+impl Shared {
+    async fn run(self: Arc<Self>, stream: TcpStream, from: SocketAddr, newcomer: Newcomer) {
         let _ = stream.set_nodelay(true);
-        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream)).await;
-        let stream = handshake.map_err(|_| "the handshake took too long")?.map_err(|e| format!("handshake: {e}"))?;
-        let shown = stream.get_ref().1.peer_certificates().and_then(|list| list.first());
-        let peer = shown.ok_or("no key")?;
-        let peer = shown_key(peer).map_err(|e| e.to_string())?;
-        let _slot = KeySlot::take(&self.per_key, peer).ok_or_else(|| format!("too many connections of {peer}"))?;
-        let (router, allow) = (self.router, self.allow);
-        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            let mut router = router.clone();
-            // A key may have left the charter since the handshake.
-            let is_allowed = allow(&peer);
-            async move {
-                if !is_allowed {
-                    let body = axum::body::Body::from(r#"{"error":"this key is no longer accepted","retry":false}"#);
-                    let mut answer = hyper::Response::new(body);
-                    *answer.status_mut() = hyper::StatusCode::UNAUTHORIZED;
-                    return Ok(answer);
-                }
-                request.extensions_mut().insert(Peer(peer));
-                router.call(request.map(axum::body::Body::new)).await
+        let totals = Arc::new(Totals::default());
+        let stream = Watched::new(stream, Activity::new(Arc::clone(&totals)), Some(self.pace));
+        let (peer, stream) = match self.handshake(stream).await {
+            Ok(proved) => proved,
+            Err(reason) => return tracing::debug!(%from, reason, "no handshake"),
+        };
+        let ended = match self.admit(peer) {
+            Ok(admission) => {
+                drop(newcomer);
+                let ended = self.serve(stream, peer).await;
+                drop(admission);
+                ended
             }
-        });
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(64 << 10)
-            .serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        tokio::select! {
-            served = &mut connection => return served.map_err(|e| e.to_string()),
-            _ = self.stopped.wait_for(|stopped| *stopped) => connection.as_mut().graceful_shutdown(),
+            Err(reason) => {
+                // It stays among the newcomers: saying no must not take what was refused.
+                tracing::warn!(%from, %peer, reason, "connection refused");
+                self.turn_away(stream, reason).await;
+                return;
+            }
+        };
+        let (sent, received) = (totals.sent.load(Ordering::Relaxed), totals.received.load(Ordering::Relaxed));
+        match ended {
+            Ok(()) => tracing::debug!(%from, peer = peer.short(), sent, received, "connection ended"),
+            Err(error) => tracing::debug!(%from, peer = peer.short(), sent, received, %error, "connection broke"),
         }
-        connection.await.map_err(|e| e.to_string())
+    }
+
+    async fn handshake(&self, stream: Watched<TcpStream>) -> Result<(PublicKey, Stream), String> {
+        let handshake = async {
+            match self.acceptor.accept(stream).into_fallible().await {
+                Ok(stream) => Ok(stream),
+                Err((error, mut stream)) => {
+                    // Closing a socket with something unread in it resets the connection, and the other side might never
+                    // read the alert that says why. So what it still sends is read for a moment.
+                    let _ = stream.shutdown().await;
+                    let mut rest = stream.take(MAX_HEAD_BYTES as u64);
+                    let mut sink = tokio::io::sink();
+                    let linger = tokio::io::copy(&mut rest, &mut sink);
+                    let _ = tokio::time::timeout(Duration::from_secs(1), linger).await;
+                    Err(error.to_string())
+                }
+            }
+        };
+        let stream = tokio::time::timeout(self.limits.handshake_timeout, handshake).await;
+        let stream = stream.map_err(|_| "it took too long")??;
+        let shown = stream.get_ref().1.peer_certificates().and_then(|list| list.first()).ok_or("no key was shown")?;
+        let peer = shown_key(shown).map_err(|error| error.to_string())?;
+        Ok((peer, stream))
+    }
+
+    fn admit(&self, peer: PublicKey) -> Result<Admission, &'static str> {
+        let place = self.by_key.enter(peer).ok_or("this key has too many connections open already; close some")?;
+        let permit = Arc::clone(&self.connections).try_acquire_owned();
+        let permit = permit.map_err(|_| "too many connections are open already; try again later")?;
+        Ok((permit, place))
+    }
+
+    fn http() -> hyper::server::conn::http1::Builder {
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new()).max_buf_size(MAX_HEAD_BYTES);
+        http
+    }
+
+    /// Answers the first request with the reason, and ends.
+    async fn turn_away(&self, stream: Stream, reason: &'static str) {
+        let service = service_fn(move |_: Request<Incoming>| {
+            std::future::ready(Ok::<_, Infallible>(refusal(StatusCode::SERVICE_UNAVAILABLE, reason, true)))
+        });
+        let serving = Self::http().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+        let _ = tokio::time::timeout(self.limits.handshake_timeout, serving).await;
+    }
+
+    async fn serve(&self, stream: Stream, peer: PublicKey) -> Result<(), hyper::Error> {
+        let service = service_fn(|request: Request<Incoming>| async move {
+            Ok::<_, Infallible>(explained(self.answer(request, peer).await).await)
+        });
+        let mut http = Self::http();
+        http.header_read_timeout(self.limits.head_timeout);
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let mut stopped = self.stopped.clone();
+        tokio::select! {
+            served = &mut connection => return served,
+            _ = stopped.wait_for(|stopped| *stopped) => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: PublicKey) -> Response<Body> {
+        // A key may have left the charter since the handshake.
+        if !(self.allow)(&peer) {
+            return refusal(StatusCode::UNAUTHORIZED, "this key is no longer accepted", false);
+        }
+        let mut request = request.map(|body| Body::new(PacedBody::new(body, self.pace)));
+        request.extensions_mut().insert(Peer(peer));
+        let Ok(answer) = self.router.clone().call(request).await;
+        answer
     }
 }

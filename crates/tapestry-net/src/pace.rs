@@ -1,0 +1,248 @@
+//! How slow the other side of a connection may be, and how much it moves.
+//!
+//! Nothing here bounds the total time of a transfer: a slow link may take as long as it needs. What is bounded is the time
+//! in which nothing moves, and, on the listening side, a rate so low that only somebody who wants to keep a connection
+//! busy would have it.
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+/// What is asked of the other side.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// The longest time in which nothing moves.
+    pub(crate) idle: Duration,
+    /// Below this rate, in the mean, time runs out; each second of it buys a second.
+    pub(crate) min_bytes_per_second: u64,
+}
+
+/// The waiting time that one transfer has left.
+///
+/// Waiting spends it, bytes buy it back, and there is never more of it than [`Pace::idle`]. So a transfer at the least rate
+/// never runs out, one that stands still does after `idle`, and one that sends a byte now and then does soon after.
+#[derive(Debug)]
+struct Patience {
+    pace: Pace,
+    left: Duration,
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Patience {
+    fn new(pace: Pace) -> Self {
+        Self { pace, left: pace.idle, waiting: None }
+    }
+
+    fn account(&mut self, waited: Duration, num_bytes: usize) {
+        let bought_ms = (num_bytes as u64).saturating_mul(1000) / self.pace.min_bytes_per_second.max(1);
+        self.left =
+            self.left.saturating_sub(waited).saturating_add(Duration::from_millis(bought_ms)).min(self.pace.idle);
+    }
+
+    /// After something moved.
+    fn moved(&mut self, num_bytes: usize) {
+        let waited = self.waiting.take().map_or(Duration::ZERO, |(since, _)| since.elapsed());
+        self.account(waited, num_bytes);
+    }
+
+    /// While nothing moves: ready when the time is over. Wakes the task then.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let left = self.left;
+        let (_, sleep) = self.waiting.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(left))));
+        sleep.as_mut().poll(cx)
+    }
+}
+
+/// The other side is slower than it may be.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("too slow: less than {} bytes a second for {} s", .0.min_bytes_per_second, .0.idle.as_secs_f64())]
+pub(crate) struct TooSlow(Pace);
+
+/// Why a body did not arrive whole.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// It came too slowly.
+    #[error(transparent)]
+    TooSlow(#[from] TooSlow),
+    /// The connection broke.
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+}
+
+/// The body of a request, which has to keep moving.
+pub(crate) struct PacedBody {
+    body: hyper::body::Incoming,
+    patience: Patience,
+}
+
+impl PacedBody {
+    pub(crate) fn new(body: hyper::body::Incoming, pace: Pace) -> Self {
+        Self { body, patience: Patience::new(pace) }
+    }
+}
+
+impl Body for PacedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref);
+                let size = data.map_or(0, Bytes::len);
+                self.patience.moved(size);
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Poll::Pending => {
+                ready!(self.patience.poll_over(cx));
+                Poll::Ready(Some(Err(TooSlow(self.patience.pace).into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Bytes on the wire in both directions, everything included.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) sent: AtomicU64,
+    pub(crate) received: AtomicU64,
+}
+
+/// When something last moved on one connection, and how much.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    totals: Arc<Totals>,
+    start: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Activity {
+    pub(crate) fn new(totals: Arc<Totals>) -> Arc<Self> {
+        Arc::new(Self { totals, start: Instant::now(), last_ms: AtomicU64::new(0) })
+    }
+
+    /// As though something had moved just now.
+    pub(crate) fn touch(&self) {
+        let now_ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// How long nothing has moved.
+    pub(crate) fn stillness(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
+    }
+
+    fn count(&self, counter: &AtomicU64, num_bytes: usize) {
+        if num_bytes > 0 {
+            counter.fetch_add(num_bytes as u64, Ordering::Relaxed);
+            self.touch();
+        }
+    }
+}
+
+/// A connection whose bytes are counted, and whose other side has to take what it is sent.
+#[derive(Debug)]
+pub(crate) struct Watched<S> {
+    stream: S,
+    activity: Arc<Activity>,
+    writing: Option<Patience>,
+}
+
+impl<S> Watched<S> {
+    /// `pace`: what is asked of the other side's reading, if anything.
+    pub(crate) fn new(stream: S, activity: Arc<Activity>, pace: Option<Pace>) -> Self {
+        Self { stream, activity, writing: pace.map(Patience::new) }
+    }
+
+    fn written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match (&result, &mut self.writing) {
+            (Poll::Ready(Ok(size)), writing) => {
+                if let Some(patience) = writing {
+                    patience.moved(*size);
+                }
+                self.activity.count(&self.activity.totals.sent, *size);
+                result
+            }
+            (Poll::Pending, Some(patience)) => {
+                ready!(patience.poll_over(cx));
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, TooSlow(patience.pace))))
+            }
+            _ => result,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.activity.count(&self.activity.totals.received, buf.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, data);
+        self.written(cx, result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
+        self.written(cx, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left_after(steps: &[(u64, usize)]) -> u128 {
+        let pace = Pace { idle: Duration::from_secs(10), min_bytes_per_second: 1000 };
+        let mut patience = Patience::new(pace);
+        for (waited, num_bytes) in steps {
+            patience.account(Duration::from_secs(*waited), *num_bytes);
+        }
+        patience.left.as_millis()
+    }
+
+    #[test]
+    fn the_least_rate_never_runs_out_and_a_trickle_does() {
+        assert_eq!(left_after(&[(1, 1000); 1000]), 10_000);
+        assert_eq!(left_after(&[(1, 500); 10]), 5000);
+        assert_eq!(left_after(&[(1, 1); 11]), 1, "only what the last byte bought");
+        assert_eq!(left_after(&[(9, 100_000_000)]), 10_000, "what was fast before buys no more than the idle time");
+        assert_eq!(left_after(&[(11, 0)]), 0);
+    }
+}

@@ -1,0 +1,9 @@
+//! The transport over real sockets on loopback.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod blobs;
+mod fixture;
+mod identity;
+mod limits;
+mod raw;
+mod requests;

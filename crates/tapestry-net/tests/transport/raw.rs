@@ -1,0 +1,99 @@
+//! TLS by hand: a connection that shows what it likes and asks nothing of the server.
+
+use crate::fixture::key;
+use rustls::client::ResolvesClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tapestry_core::{PublicKey, SecretKey};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+/// A connection of TLS 1.3; with it, the server's refusal of a key comes with the first read.
+pub(crate) async fn raw_tls(server: SocketAddr, shown: Shown) -> std::io::Result<TlsStream<TcpStream>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer))
+        .with_client_cert_resolver(Arc::new(shown));
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = TcpStream::connect(server).await?;
+    connector.connect(ServerName::try_from("tapestry.invalid").unwrap(), stream).await
+}
+
+/// The key that is shown, and the key that signs.
+#[derive(Debug)]
+pub(crate) struct Shown(pub(crate) Option<(PublicKey, SecretKey)>);
+
+impl Shown {
+    /// One's own key.
+    pub(crate) fn honest(n: u8) -> Self {
+        Self(Some((key(n).public(), key(n))))
+    }
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let (shown, signer) = self.0.as_ref()?;
+        let der = signer.to_pkcs8_der();
+        let signer = rustls::crypto::ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(der.as_slice())).unwrap();
+        let shown = CertificateDer::from(shown.to_spki_der());
+        Some(Arc::new(CertifiedKey::new(vec![shown], signer)))
+    }
+
+    fn only_raw_public_keys(&self) -> bool {
+        true
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+/// Whoever answers is fine.
+#[derive(Debug)]
+struct AnyServer;
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
