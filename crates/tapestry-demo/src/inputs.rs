@@ -89,7 +89,7 @@ pub enum InputError {
         /// The program.
         program: &'static str,
         /// How to do without.
-        by_hand: ByHand,
+        by_hand: Box<ByHand>,
     },
     /// The package client failed: most often there is no network.
     #[error(
@@ -103,7 +103,7 @@ pub enum InputError {
         /// The end of what it printed.
         last_words: String,
         /// How to do without.
-        by_hand: ByHand,
+        by_hand: Box<ByHand>,
     },
     /// The client delivered something else.
     #[error(
@@ -113,7 +113,7 @@ pub enum InputError {
         /// The digest of what came.
         found: String,
         /// What is expected.
-        by_hand: ByHand,
+        by_hand: Box<ByHand>,
     },
     /// The package is the right one but does not hold what it should.
     #[error("{package} does not yield its input: {source}. This is a defect of this program; please report it")]
@@ -199,8 +199,12 @@ impl InputCache {
         self.folder.join("contents").join(format!("{}-{}", input.id, &input.sha256[..12]))
     }
 
-    fn by_hand(&self, input: &Input) -> ByHand {
-        ByHand { path: self.packages().join(input.file), sha256: input.sha256, command: client::command_line(input) }
+    fn by_hand(&self, input: &Input) -> Box<ByHand> {
+        Box::new(ByHand {
+            path: self.packages().join(input.file),
+            sha256: input.sha256,
+            command: client::command_line(input),
+        })
     }
 
     /// Whether the package is there and right. A wrong one is moved aside, not deleted: a person may have put it there.

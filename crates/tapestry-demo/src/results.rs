@@ -113,10 +113,6 @@ pub struct Measurement {
     pub text: TextName,
     /// Bits per byte; lower is better.
     pub bpb: f64,
-    /// Bytes of text that were scored.
-    pub num_bytes: u64,
-    /// Tokens that were scored.
-    pub num_tokens: u64,
 }
 
 /// A process of the run, or a log that one of them keeps.

@@ -31,7 +31,7 @@ pub(super) fn fetch(
     input: &Input,
     folder: &Path,
     search_path: &OsStr,
-    by_hand: &dyn Fn() -> ByHand,
+    by_hand: &dyn Fn() -> Box<ByHand>,
     progress: &mut dyn FnMut(InputProgress<'_>),
 ) -> Result<PathBuf, InputError> {
     let program = match input.client {

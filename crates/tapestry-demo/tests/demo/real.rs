@@ -30,13 +30,6 @@ fn real_inputs_give_disjoint_texts_for_five_members() {
             (&contributed, &private, &held_out),
             (&read(&same.contributed), &read(&same.private), &read(&same.held_out))
         );
-        println!(
-            "{}: {} contributed, {} private, {} held out",
-            member.name,
-            contributed.len(),
-            private.len(),
-            held_out.len()
-        );
         let documents = |text: &str| text.split(DOCUMENT_SEPARATOR).map(str::to_owned).collect::<HashSet<_>>();
         let (contributed, private) = (documents(&contributed), documents(&private));
         assert!(contributed.is_disjoint(&private));
@@ -47,6 +40,5 @@ fn real_inputs_give_disjoint_texts_for_five_members() {
     }
     let train = fs::read_to_string(&corpora.general_english_train).unwrap();
     let open = fs::read_to_string(&corpora.general_english_held_out).unwrap();
-    println!("general English: {} train, {} held out", train.len(), open.len());
-    assert!(train.len() > 200_000 && open.len() > 200_000);
+    assert!(train.len() > 200_000 && open.len() > 200_000, "{} train, {} held out", train.len(), open.len());
 }
