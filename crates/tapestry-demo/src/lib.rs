@@ -18,16 +18,15 @@
 //! let members = demo_members(3, false)?;
 //! let folder = Path::new("tapestry-demo/texts");
 //! let corpora = if quick {
-//!     // The tiny base is trained on `texts.pretraining_mix` with the tokenizer `texts.tokenizer`.
-//!     let texts = generate_quick_texts(folder, &members, 1)?;
-//!     texts.corpora
+//!     generate_quick_texts(folder, &members, 1)?
 //! } else {
-//!     let inputs = InputCache::from_environment()?.ready(&members, &mut |step| eprintln!("{step:?}"))?;
-//!     println!("adopt {}", inputs.base_gguf().display());
-//!     prepare_corpora(&inputs, folder, &members)?
+//!     let cache = InputCache::open_default()?;
+//!     let mut progress = |p: tapestry_demo::InputProgress| eprintln!("{} {}/{}", p.file, p.bytes, p.total_bytes);
+//!     println!("adopt {}", cache.base_gguf(&mut progress)?.display());
+//!     prepare_corpora(&cache, folder, &members, &mut progress)?
 //! };
-//! for texts in &corpora.members {
-//!     println!("{} trains on {}", texts.name, texts.contributed.display());
+//! for member in &members {
+//!     println!("{} trains on {}", member.name, corpora.members[&member.name].contributed.display());
 //! }
 //! # Ok(()) }
 //! ```
@@ -41,9 +40,9 @@ pub mod report;
 pub mod results;
 
 pub use atomic::AtomicError;
-pub use corpora::{Corpora, CorporaError, MemberTexts, prepare_corpora};
-pub use inputs::{InputCache, InputError, InputProgress, ReadyInputs};
+pub use corpora::{Corpora, CorporaError, MemberTexts, QuickBase, prepare_corpora};
+pub use inputs::{InputCache, InputError, InputProgress, InputStep};
 pub use members::{DemoMember, demo_members};
-pub use quick::{BYTE_TOKENIZER_VOCAB_SIZE, QuickTexts, generate_quick_texts};
-pub use report::{html_report, save_html_report, terminal_report};
+pub use quick::generate_quick_texts;
+pub use report::{html_report, terminal_report, write_html_report};
 pub use results::{Results, ResultsError};

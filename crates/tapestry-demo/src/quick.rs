@@ -11,12 +11,13 @@ pub use tokenizer::{BYTE_TOKENIZER_SPECIALS, BYTE_TOKENIZER_VOCAB_SIZE, byte_tok
 
 use crate::atomic::{self, AtomicError};
 use crate::corpora::{
-    Corpora, GENERAL_ENGLISH_RULE, MEMBER_RULE, Rule, split, write_general_english, write_member, write_training,
+    Corpora, GENERAL_ENGLISH_RULE, MEMBER_RULE, QuickBase, Rule, split, write_general_english, write_member,
+    write_training,
 };
 use crate::members::DemoMember;
 use grammar::{Grammar, Random};
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 
 /// Bytes of generated text per member, and of general English.
 const TEXT_BYTES: usize = 160_000;
@@ -25,44 +26,32 @@ const MIX_BYTES: usize = 240_000;
 /// Of the mix, how many documents in a hundred are English; the others are words of the members' languages in no order.
 const MIX_ENGLISH_PERCENT: u64 = 60;
 
-/// Everything that quick mode needs in place of a download.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QuickTexts {
-    /// The members' texts and general English.
-    pub corpora: Corpora,
-    /// On this the tiny base is trained: general English, and words of all members' languages without their grammar.
-    pub pretraining_mix: PathBuf,
-    /// The tiny base's tokenizer.
-    pub tokenizer: PathBuf,
-}
-
 /// Generates all texts of quick mode. The same members and seed give the same files.
 ///
 /// # Errors
 /// Where a file cannot be written.
-pub fn generate_quick_texts(folder: &Path, members: &[DemoMember], seed: u64) -> Result<QuickTexts, AtomicError> {
-    let mut texts = Vec::new();
+pub fn generate_quick_texts(folder: &Path, members: &[DemoMember], seed: u64) -> Result<Corpora, AtomicError> {
+    let mut texts = BTreeMap::new();
     for (i, member) in members.iter().enumerate() {
         let mut random = Random::new(seed ^ (0xA5A5 + i as u64).rotate_left(40));
         let documents = documents(grammars::of(member.source), &mut random, TEXT_BYTES);
-        texts.push(write_member(
-            folder,
-            &member.name,
-            &split(documents, Rule { drops_quotations: false, ..MEMBER_RULE }),
-        )?);
+        texts.insert(
+            member.name.clone(),
+            write_member(folder, &member.name, &split(documents, Rule { drops_quotations: false, ..MEMBER_RULE }))?,
+        );
     }
 
     let mut random = Random::new(seed);
     let english = documents(&grammars::GENERAL_ENGLISH, &mut random, TEXT_BYTES);
     let parts = split(english, Rule { drops_quotations: false, ..GENERAL_ENGLISH_RULE });
-    let (general_english_train, general_english_held_out) = write_general_english(folder, &parts)?;
+    let (general_english_train, open_held_out) = write_general_english(folder, &parts)?;
 
     let pretraining_mix = folder.join("pretraining_mix.txt");
     write_training(&pretraining_mix, &mix(members, &parts.held_out, &mut random))?;
     let tokenizer = folder.join("tokenizer.json");
     atomic::write(&tokenizer, byte_tokenizer_json().as_bytes())?;
-    let corpora = Corpora { members: texts, general_english_train, general_english_held_out };
-    Ok(QuickTexts { corpora, pretraining_mix, tokenizer })
+    let quick_base = Some(QuickBase { pretraining_mix, tokenizer, vocab_size: BYTE_TOKENIZER_VOCAB_SIZE });
+    Ok(Corpora { members: texts, open_held_out, general_english_train, quick_base })
 }
 
 /// Different documents of a grammar, about `num_bytes` together.

@@ -28,7 +28,7 @@ pub fn html_report(results: &Results) -> String {
 ///
 /// # Errors
 /// Where the file cannot be written.
-pub fn save_html_report(results: &Results, path: &Path) -> Result<(), AtomicError> {
+pub fn write_html_report(results: &Results, path: &Path) -> Result<(), AtomicError> {
     atomic::write(path, html_report(results).as_bytes())
 }
 

@@ -456,7 +456,7 @@ impl Results {
     ///
     /// # Errors
     /// [`ResultsError::File`].
-    pub fn save(&self, path: &Path) -> Result<(), ResultsError> {
+    pub fn write(&self, path: &Path) -> Result<(), ResultsError> {
         Ok(atomic::write(path, self.to_json().as_bytes())?)
     }
 
@@ -464,7 +464,7 @@ impl Results {
     ///
     /// # Errors
     /// [`ResultsError`].
-    pub fn load(path: &Path) -> Result<Self, ResultsError> {
+    pub fn read(path: &Path) -> Result<Self, ResultsError> {
         #[derive(Deserialize)]
         struct Head {
             schema: u32,

@@ -14,11 +14,8 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// All documents of a source.
 pub(super) fn documents(inputs: &ReadyInputs, source: TextSource) -> Result<Vec<String>, CorporaError> {
-    if source == TextSource::GeneralEnglish {
-        return general_english(&inputs.general_english());
-    }
     let mut documents = Vec::new();
-    for path in inputs.files(source) {
+    for path in inputs.files(Some(source)) {
         documents.extend(match source {
             TextSource::LabourCode => labour_code(&path)?,
             TextSource::ChineseClassics => chinese_classics(&path)?,

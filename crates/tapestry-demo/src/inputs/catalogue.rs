@@ -50,15 +50,15 @@ pub struct Input {
     pub sha256: &'static str,
     /// What is taken from it.
     pub contents: Contents,
-    /// Whose texts it holds; none for the base and for general English, which everybody needs.
+    /// Which texts it holds; none for the base.
     pub source: Option<TextSource>,
 }
 
-/// All inputs that `members` need, the largest first.
+/// The inputs for the texts of `members` and for general English, the largest first.
 #[must_use]
-pub fn needed(members: &[DemoMember]) -> Vec<&'static Input> {
-    let wanted = |input: &&Input| input.source.is_none_or(|source| members.iter().any(|m| m.source == source));
-    ALL.into_iter().filter(wanted).collect()
+pub fn texts_of(members: &[DemoMember]) -> Vec<&'static Input> {
+    let is_wanted = |s: TextSource| s == TextSource::GeneralEnglish || members.iter().any(|m| m.source == s);
+    ALL.into_iter().filter(|input| input.source.is_some_and(is_wanted)).collect()
 }
 
 /// Every input.
@@ -102,7 +102,7 @@ pub static GENERAL_ENGLISH: Input = Input {
         "llamafactory-0.9.5/data/wiki_demo.txt",
         "69c0c4d067a95a1a65022f2ae1efff9654b1953b09f206f8832620ebbffa0daf",
     )]),
-    source: None,
+    source: Some(TextSource::GeneralEnglish),
 };
 
 /// The French labour code as in force (Apache-2.0, official texts).

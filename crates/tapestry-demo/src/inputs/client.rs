@@ -4,7 +4,7 @@
 //! be seen as bytes on disk. `pip` is given the digest too, and refuses another file before it looks into it.
 
 use super::catalogue::{Client, Input};
-use super::{ByHand, InputError, InputProgress};
+use super::{ByHand, InputError, InputProgress, InputStep};
 use crate::atomic::{self, io_error};
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -75,7 +75,8 @@ pub(super) fn fetch(
     let child = child.map_err(io_error("start the package client in", folder))?;
     let mut report = || {
         let bytes = size_of(folder).min(input.size_bytes);
-        progress(InputProgress::Fetching { file: input.file, bytes, size_bytes: input.size_bytes });
+        let total_bytes = input.size_bytes;
+        progress(InputProgress { file: input.file, step: InputStep::Fetching, bytes, total_bytes });
     };
     let status = wait(child, &mut report).map_err(io_error("wait for the package client in", folder))?;
 

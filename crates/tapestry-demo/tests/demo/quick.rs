@@ -4,13 +4,14 @@ use crate::fixture::name;
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
+use tapestry_demo::Corpora;
 use tapestry_demo::corpora::DOCUMENT_SEPARATOR;
 use tapestry_demo::members::demo_members;
 use tapestry_demo::quick::{
-    BYTE_TOKENIZER_SPECIALS, BYTE_TOKENIZER_VOCAB_SIZE, QuickTexts, byte_tokenizer_json, generate_quick_texts,
+    BYTE_TOKENIZER_SPECIALS, BYTE_TOKENIZER_VOCAB_SIZE, byte_tokenizer_json, generate_quick_texts,
 };
 
-fn generate(folder: &Path, seed: u64) -> QuickTexts {
+fn generate(folder: &Path, seed: u64) -> Corpora {
     generate_quick_texts(folder, &demo_members(5, true).unwrap(), seed).unwrap()
 }
 
@@ -18,11 +19,11 @@ fn training(path: &Path) -> HashSet<String> {
     fs::read_to_string(path).unwrap().split(DOCUMENT_SEPARATOR).map(str::to_owned).collect()
 }
 
-fn all_files(texts: &QuickTexts) -> Vec<Vec<u8>> {
-    let corpora = &texts.corpora;
-    let members = corpora.members.iter().flat_map(|m| [&m.contributed, &m.private, &m.held_out]);
-    let general = [&corpora.general_english_train, &corpora.general_english_held_out];
-    let others = [&texts.pretraining_mix, &texts.tokenizer];
+fn all_files(corpora: &Corpora) -> Vec<Vec<u8>> {
+    let members = corpora.members.values().flat_map(|m| [&m.contributed, &m.private, &m.held_out]);
+    let general = [&corpora.general_english_train, &corpora.open_held_out];
+    let base = corpora.quick_base.as_ref().unwrap();
+    let others = [&base.pretraining_mix, &base.tokenizer];
     members.chain(general).chain(others).map(|path| fs::read(path).unwrap()).collect()
 }
 
@@ -37,24 +38,23 @@ fn the_same_seed_gives_the_same_files_and_another_gives_others() {
 #[test]
 fn each_member_has_enough_text_and_nothing_of_held_out_is_trained_on() {
     let folder = tempfile::tempdir().unwrap();
-    let texts = generate(folder.path(), 1);
-    let corpora = &texts.corpora;
+    let corpora = generate(folder.path(), 1);
     assert_eq!(corpora.members.len(), 6);
-    for member in &corpora.members {
+    for (name, member) in &corpora.members {
         let (contributed, private) = (training(&member.contributed), training(&member.private));
         assert!(contributed.is_disjoint(&private));
         let held_out = fs::read_to_string(&member.held_out).unwrap();
         assert!(!held_out.contains(DOCUMENT_SEPARATOR));
         let size = |documents: &HashSet<String>| documents.iter().map(String::len).sum::<usize>();
         let total = size(&contributed) + size(&private) + held_out.len();
-        assert!((100_000..200_000).contains(&total) && held_out.len() > 8_000, "{}: {total}", member.name);
+        assert!((100_000..200_000).contains(&total) && held_out.len() > 8_000, "{}: {total}", name);
         for document in contributed.union(&private) {
-            assert!(!held_out.contains(document.as_str()), "{}: {document}", member.name);
+            assert!(!held_out.contains(document.as_str()), "{}: {document}", name);
         }
     }
-    let open = fs::read_to_string(&corpora.general_english_held_out).unwrap();
+    let open = fs::read_to_string(&corpora.open_held_out).unwrap();
     assert!(open.len() > 50_000);
-    let seen = [&corpora.general_english_train, &texts.pretraining_mix];
+    let seen = [&corpora.general_english_train, &corpora.quick_base.as_ref().unwrap().pretraining_mix];
     for document in seen.into_iter().flat_map(|path| training(path)) {
         assert!(!open.contains(&document), "{document}");
     }
@@ -63,9 +63,9 @@ fn each_member_has_enough_text_and_nothing_of_held_out_is_trained_on() {
 #[test]
 fn the_members_write_differently() {
     let folder = tempfile::tempdir().unwrap();
-    let corpora = generate(folder.path(), 1).corpora;
+    let corpora = generate(folder.path(), 1);
     let text_of = |member: &str| {
-        let texts = corpora.of(&name(member)).unwrap();
+        let texts = &corpora.members[&name(member)];
         fs::read_to_string(&texts.contributed).unwrap()
     };
     let share = |text: &str, script: std::ops::RangeInclusive<char>| {

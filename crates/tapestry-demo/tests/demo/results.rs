@@ -11,8 +11,8 @@ fn close(a: Option<f64>, b: f64) -> bool {
 fn the_file_round_trips_and_says_what_follows() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new/results.json");
-    results().save(&path).unwrap();
-    assert_eq!(Results::load(&path).unwrap(), results());
+    results().write(&path).unwrap();
+    assert_eq!(Results::read(&path).unwrap(), results());
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     assert_eq!(json["retention"].as_array().unwrap().len(), 6);
     assert_eq!(json["effect"]["is_shown"], true);
@@ -79,10 +79,10 @@ fn one_bad_log_or_no_log_is_not_verified() {
 fn another_schema_and_other_content_are_refused_with_the_file_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("results.json");
-    assert!(matches!(Results::load(&path), Err(ResultsError::File(_))));
+    assert!(matches!(Results::read(&path), Err(ResultsError::File(_))));
     std::fs::write(&path, r#"{"schema": 99, "new": true}"#).unwrap();
-    assert!(matches!(Results::load(&path), Err(ResultsError::Schema { found: 99, .. })));
+    assert!(matches!(Results::read(&path), Err(ResultsError::Schema { found: 99, .. })));
     std::fs::write(&path, r#"{"schema": 1}"#).unwrap();
-    let error = Results::load(&path).unwrap_err();
+    let error = Results::read(&path).unwrap_err();
     assert!(error.to_string().contains("results.json") && error.to_string().contains("--fresh"), "{error}");
 }
