@@ -1,26 +1,29 @@
 //! What a training step looks at.
 
 use crate::{LlamaConfig, ModelError};
+use std::sync::Arc;
 
 /// Windows of tokens with what is to be predicted at each position. Row-major, `num_windows × window`.
 ///
-/// A window may hold several documents one after another; attention does not cross from one segment into another.
-/// Positions count from the start of the window, which rotary attention does not notice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A window may hold several documents one after another; attention does not cross from one into another. Positions
+/// count from the start of the window, which rotary attention does not notice.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     num_windows: usize,
     window: usize,
-    tokens: Vec<u32>,
-    targets: Vec<u32>,
-    segments: Vec<u32>,
-    counts: Vec<bool>,
+    tokens: Arc<Vec<u32>>,
+    targets: Arc<Vec<u32>>,
+    /// For each token, where in its window its document begins.
+    starts: Arc<[u32]>,
+    /// For each token, its share of the mean loss.
+    shares: Arc<Vec<f32>>,
 }
 
 impl Batch {
     /// Puts a batch together.
     ///
-    /// `targets[i]` is the token to predict after reading `tokens[i]`; `segments[i]` names the document that `tokens[i]`
-    /// belongs to, unique within its window; where `counts[i]` is false the position adds nothing to the loss (its target
+    /// `targets[i]` is the token to predict after reading `tokens[i]`; a document begins where `segments[i]` differs from
+    /// the segment before it, and at the start of a window; where `counts[i]` is false the position adds nothing to the loss (its target
     /// must still be a token).
     ///
     /// # Errors
@@ -31,8 +34,8 @@ impl Batch {
         window: usize,
         tokens: Vec<u32>,
         targets: Vec<u32>,
-        segments: Vec<u32>,
-        counts: Vec<bool>,
+        segments: &[u32],
+        counts: &[bool],
     ) -> Result<Self, ModelError> {
         let expected = num_windows.saturating_mul(window);
         for (what, found) in [
@@ -48,7 +51,13 @@ impl Batch {
         if !counts.contains(&true) {
             return Err(ModelError::NothingCounts);
         }
-        Ok(Self { num_windows, window, tokens, targets, segments, counts })
+        let num_counted = counts.iter().filter(|counts| **counts).count();
+        #[expect(clippy::cast_precision_loss, reason = "a batch has fewer than 2^24 tokens")]
+        let share = 1.0 / num_counted as f32;
+        let shares = counts.iter().map(|counts| if *counts { share } else { 0.0 }).collect();
+        let starts = segments.chunks(window).flat_map(starts).collect();
+        let (tokens, targets) = (Arc::new(tokens), Arc::new(targets));
+        Ok(Self { num_windows, window, tokens, targets, starts, shares: Arc::new(shares) })
     }
 
     /// Whole windows of one document each: every token but the last predicts the next one.
@@ -60,7 +69,7 @@ impl Batch {
         let tokens = windows.iter().flat_map(|window| &window[..length - 1]).copied().collect();
         let targets = windows.iter().flat_map(|window| &window[1..]).copied().collect();
         let size = windows.len() * (length - 1);
-        Self::new(windows.len(), length - 1, tokens, targets, vec![0; size], vec![true; size])
+        Self::new(windows.len(), length - 1, tokens, targets, &vec![0; size], &vec![true; size])
     }
 
     /// How many windows.
@@ -78,29 +87,42 @@ impl Batch {
     /// How many positions count towards the loss.
     #[must_use]
     pub fn num_counted(&self) -> usize {
-        self.counts.iter().filter(|counts| **counts).count()
+        self.shares.iter().filter(|share| **share > 0.0).count()
     }
 
-    pub(crate) fn tokens(&self) -> &[u32] {
-        &self.tokens
+    pub(crate) fn tokens(&self) -> Arc<Vec<u32>> {
+        self.tokens.clone()
     }
 
-    pub(crate) fn targets(&self) -> &[u32] {
-        &self.targets
+    pub(crate) fn targets(&self) -> Arc<Vec<u32>> {
+        self.targets.clone()
     }
 
-    pub(crate) fn segments(&self) -> &[u32] {
-        &self.segments
+    pub(crate) fn starts(&self) -> Arc<[u32]> {
+        self.starts.clone()
     }
 
-    pub(crate) fn counts(&self) -> &[bool] {
-        &self.counts
+    pub(crate) fn shares(&self) -> Arc<Vec<f32>> {
+        self.shares.clone()
     }
 
     /// Checks that a model can run this batch.
     pub(crate) fn check(&self, config: &LlamaConfig) -> Result<(), ModelError> {
-        check_tokens(config, self.tokens.iter().chain(&self.targets), self.window)
+        check_tokens(config, self.tokens.iter().chain(&*self.targets), self.window)
     }
+}
+
+/// For each token of a window, the first position of its segment.
+fn starts(segments: &[u32]) -> Vec<u32> {
+    let mut start = 0;
+    let mut starts = vec![0];
+    for (at, pair) in (1..).zip(segments.windows(2)) {
+        if pair[0] != pair[1] {
+            start = at;
+        }
+        starts.push(start);
+    }
+    starts
 }
 
 /// The common length of windows.

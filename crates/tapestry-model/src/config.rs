@@ -2,6 +2,8 @@
 
 use crate::ModelError;
 use std::ops::Deref;
+use std::sync::Arc;
+use tapestry_kernels::{AttentionPlan, RopeTables};
 use tapestry_weights::LlamaShape;
 
 /// What `config.json` says about a model, checked: every value is within bounds and they go together.
@@ -40,6 +42,21 @@ impl LlamaConfig {
             tie_word_embeddings: true,
         };
         Self::try_from(shape).expect("only the vocabulary can be out of bounds")
+    }
+
+    /// How attention runs over `num_windows` windows of `window` tokens. `starts` as in [`AttentionPlan::starts`].
+    #[expect(clippy::cast_possible_truncation, reason = "arithmetic is in f32")]
+    pub(crate) fn attention_plan(&self, num_windows: usize, window: usize, starts: Arc<[u32]>) -> AttentionPlan {
+        AttentionPlan {
+            batch: num_windows,
+            time: window,
+            num_heads: self.num_attention_heads,
+            num_kv_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+            norm_eps: self.rms_norm_eps as f32,
+            rope: Arc::new(RopeTables::new(self.rope_theta, self.head_dim, window)),
+            starts,
+        }
     }
 
     /// The content of a `config.json` that Hugging Face tools read.

@@ -58,9 +58,7 @@ pub enum ModelError {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// A token that the model does not know.
-    #[error(
-        "token id {id} is outside the model's vocabulary of {vocabulary}; the tokenizer belongs to another model"
-    )]
+    #[error("token id {id} is outside the model's vocabulary of {vocabulary}; the tokenizer belongs to another model")]
     TokenOutsideVocabulary {
         /// The id.
         id: u32,

@@ -10,11 +10,15 @@
 
 mod batch;
 mod block;
+#[cfg(test)]
+mod composed;
 mod config;
 mod error;
 mod init;
 mod llama;
+mod measure;
 mod parameters;
+mod streaming;
 mod tokenizer;
 
 pub use batch::Batch;
@@ -23,5 +27,9 @@ pub use config::LlamaConfig;
 pub use error::ModelError;
 pub use init::init_model;
 pub use llama::Llama;
+pub use measure::{measure_bpb, measure_bpb_of_dir};
+pub use streaming::{ScoreProgress, StreamingScorer};
 pub use tokenizer::{Encoded, Tokenizer, TokenizerError};
 
+#[cfg(test)]
+mod tests;

@@ -2,13 +2,15 @@
 //!
 //! Shape letters: b batch, t time, d width, v vocabulary, n = b*t.
 
-use crate::block::{Rope, hidden_from, matrix, rms_norm, vector};
+use crate::block::{matrix, vector};
 use crate::parameters::{EMBEDDING, FINAL_NORM, HEAD, Parameters, layer_name};
 use crate::{Batch, Block, LlamaConfig, ModelError};
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Device, Tensor, TensorData};
 use std::path::Path;
+use std::sync::Arc;
 use tapestry_core::TensorSpec;
+use tapestry_kernels::ops;
 use tapestry_weights::{HfDir, SafetensorsFile, WeightSource, expected_tensors, save_safetensors};
 
 /// The files of a model's folder that do not change with its weights; those that exist are carried along by
@@ -81,7 +83,13 @@ impl Llama {
     /// [`ModelError::TokenOutsideVocabulary`] or [`ModelError::ContextOverflow`]; checked before anything is computed.
     pub fn loss(&self, batch: &Batch) -> Result<Tensor<1>, ModelError> {
         batch.check(&self.config)?;
-        Ok(self.loss_composed(batch))
+        let (b, t, d) = (batch.num_windows(), batch.window(), self.config.hidden_size);
+        let plan = Arc::new(self.config.attention_plan(b, t, batch.starts()));
+        let x_nd = ops::embed(self.embed_tokens.val(), batch.tokens());
+        let x_btd = self.layers.iter().fold(x_nd.reshape([b, t, d]), |x, block| block.forward(x, &plan));
+        let x_btd = ops::rms_norm(x_btd, self.norm.val(), plan.norm_eps);
+        let head_vd = self.lm_head.as_ref().unwrap_or(&self.embed_tokens).val();
+        Ok(ops::linear_cross_entropy(x_btd.reshape([b * t, d]), head_vd, batch.targets(), batch.shares()))
     }
 
     /// Saves the model as a folder: the weights as canonical safetensors in `f32`, and the files beside them (configuration,
@@ -125,39 +133,6 @@ impl Llama {
             let matrix = matrices.filter(|(part, _)| layer_name(layer, part) == name).map(|(_, m)| m.val().into_data());
             vector.chain(matrix).next()
         })
-    }
-
-    /// [`Llama::loss`] made of plain Burn operations.
-    pub(crate) fn loss_composed(&self, batch: &Batch) -> Tensor<1> {
-        let device = self.embed_tokens.device();
-        let (b, t) = (batch.num_windows(), batch.window());
-        let n = b * t;
-        let counts_n = Tensor::<1>::from_data(
-            TensorData::new(batch.counts().iter().map(|c| f32::from(u8::from(*c))).collect::<Vec<_>>(), [n]),
-            &device,
-        );
-        let nll_n = self.nll_composed(batch);
-        (nll_n * counts_n.clone()).sum() / counts_n.sum()
-    }
-
-    /// `-ln p(target)` of every position, `[n]`.
-    pub(crate) fn nll_composed(&self, batch: &Batch) -> Tensor<1> {
-        let device = self.embed_tokens.device();
-        let (b, t, d) = (batch.num_windows(), batch.window(), self.config.hidden_size);
-        let integers = |values: &[u32]| TensorData::new(values.iter().map(|id| i64::from(*id)).collect(), [b, t]);
-        let tokens_bt = Tensor::<2, Int>::from_data(integers(batch.tokens()), &device);
-        let segments_bt = Tensor::<2, Int>::from_data(integers(batch.segments()), &device);
-        let targets_bt = Tensor::<2, Int>::from_data(integers(batch.targets()), &device);
-
-        let embedding_vd = self.embed_tokens.val();
-        let rope = Rope::new(&self.config, t, &device);
-        let hidden_from = hidden_from(segments_bt);
-        let x_btd: Tensor<3> = embedding_vd.clone().select(0, tokens_bt.reshape([b * t])).reshape([b, t, d]);
-        let x_btd = self.layers.iter().fold(x_btd, |x, block| block.forward_composed(x, &rope, &hidden_from));
-        let x_nd: Tensor<2> = rms_norm(x_btd, self.norm.val(), self.config.rms_norm_eps).reshape([b * t, d]);
-        let head_vd = self.lm_head.as_ref().map_or(embedding_vd, Param::val);
-        let log_p_nv = activation::log_softmax(x_nd.matmul(head_vd.transpose()), 1);
-        log_p_nv.gather(1, targets_bt.reshape([b * t, 1])).reshape([b * t]).neg()
     }
 }
 

@@ -8,6 +8,10 @@ pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const FINAL_NORM: &str = "model.norm.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
 
+/// The name of the matrix that turns the last hidden state into logits: the embedding where the output is tied.
+pub(crate) fn head_name(config: &LlamaConfig) -> &'static str {
+    if config.tie_word_embeddings { EMBEDDING } else { HEAD }
+}
 
 /// The name of one part of a layer, such as `self_attn.q_proj`.
 pub(crate) fn layer_name(layer: usize, part: &str) -> String {

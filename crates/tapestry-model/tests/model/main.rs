@@ -1,0 +1,10 @@
+//! The public face of the model crate: reference values, folders, and what is refused.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod bpb;
+mod fixture;
+mod folder;
+mod golden;
+mod smollm2;
+mod tokens;
