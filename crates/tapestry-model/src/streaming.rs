@@ -4,13 +4,12 @@
 //! layer, then the output matrix in blocks of rows. What is kept in between is the residual stream of the group. So memory
 //! is a layer, a block and the streams, whatever the size of the text.
 //!
-//! Every window is computed on its own, by the same operations in the same order, so its scores do not depend on the
-//! windows beside it or on how windows are batched.
+//! Windows go through a layer a few at a time, which is what the matrix products need to be fast. No sum runs over tokens of
+//! different windows, so a window's scores do not depend on the windows beside it or on how windows are batched.
 
 use crate::batch::{check_tokens, check_windows};
 use crate::parameters::{EMBEDDING, FINAL_NORM, Parameters, head_name, layer_name};
 use crate::{LlamaConfig, ModelError};
-use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tapestry_eval::TokenScorer;
@@ -20,8 +19,10 @@ use tapestry_weights::WeightSource;
 
 /// Windows for which the weights are read once.
 const GROUP: usize = 64;
+/// Windows that go through a layer together.
+const TOGETHER: usize = 8;
 /// Rows of the output matrix in memory at a time.
-const HEAD_ROWS: usize = 4096;
+const HEAD_ROWS: usize = 2048;
 
 /// How far a call of [`StreamingScorer::score`] has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,25 +73,28 @@ impl<'a> StreamingScorer<'a> {
     }
 
     fn score_group(&mut self, windows: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
-        let plan = self.config.attention_plan(1, windows[0].len(), Arc::default());
+        let plan = |windows: &[&[u32]]| self.config.attention_plan(windows.len(), windows[0].len(), Arc::default());
+        let plans: Vec<AttentionPlan> = windows.chunks(TOGETHER).map(plan).collect();
         let mut streams = self.embed(windows)?;
         for layer in 0..self.config.num_hidden_layers {
             let layer = Layer::read(&self.parameters, layer)?;
-            streams.par_iter_mut().for_each(|stream| *stream = layer.forward(stream, &plan));
-            self.advance(windows.len());
+            for (stream, plan) in streams.iter_mut().zip(&plans) {
+                *stream = layer.forward(stream, plan);
+                self.advance(plan.batch);
+            }
         }
-        self.surprises(windows, streams, plan.norm_eps)
+        self.surprises(windows, streams, plans[0].norm_eps)
     }
 
-    /// The embeddings of each window's tokens. Rows are read in ascending order, so that a source of chunks reads each
+    /// The embeddings of the tokens, a stream for each [`TOGETHER`] windows. Rows are read in ascending order, so that a source of chunks reads each
     /// chunk once.
     fn embed(&self, windows: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
         let mut rows: BTreeMap<u32, Vec<f32>> = windows.iter().copied().flatten().map(|id| (*id, vec![])).collect();
         for (id, row) in &mut rows {
             *row = self.parameters.read_rows(EMBEDDING, u64::from(*id), 1)?;
         }
-        let embed = |window: &&[u32]| window.iter().flat_map(|id| &rows[id]).copied().collect();
-        Ok(windows.iter().map(embed).collect())
+        let embed = |windows: &[&[u32]]| windows.iter().copied().flatten().flat_map(|id| &rows[id]).copied().collect();
+        Ok(windows.chunks(TOGETHER).map(embed).collect())
     }
 
     /// The scores of a group of windows from their final streams.
@@ -100,22 +104,27 @@ impl<'a> StreamingScorer<'a> {
         mut streams: Vec<Vec<f32>>,
         norm_eps: f32,
     ) -> Result<Vec<Vec<f32>>, ModelError> {
-        let d = self.config.hidden_size;
+        let (time, d) = (windows[0].len(), self.config.hidden_size);
         let norm = self.parameters.read(FINAL_NORM)?;
-        streams.par_iter_mut().for_each(|stream| {
+        for stream in &mut streams {
             // The last position of a window predicts a token that is not in it.
-            stream.truncate(stream.len() - d);
-            *stream = rms_norm(stream, &norm, norm_eps);
-        });
-        let mut surprises: Vec<_> = windows.iter().map(|window| NllAccumulator::new(window.len() - 1)).collect();
+            let scored: Vec<f32> =
+                stream.chunks(time * d).flat_map(|window| &window[..(time - 1) * d]).copied().collect();
+            *stream = rms_norm(&scored, &norm, norm_eps);
+        }
+        let targets = |windows: &[&[u32]]| windows.iter().flat_map(|window| &window[1..]).copied().collect();
+        let targets: Vec<Vec<u32>> = windows.chunks(TOGETHER).map(targets).collect();
+        let mut surprises: Vec<_> = targets.iter().map(|targets| NllAccumulator::new(targets.len())).collect();
         for block in 0..self.num_blocks() {
             let first = block * HEAD_ROWS;
             let rows = self.parameters.read_rows(head_name(&self.config), first as u64, HEAD_ROWS as u64)?;
-            let tasks = surprises.par_iter_mut().zip(&streams).zip(windows);
-            tasks.for_each(|((surprise, stream), window)| surprise.add(stream, &rows, first, &window[1..]));
-            self.advance(windows.len());
+            for ((surprise, stream), targets) in surprises.iter_mut().zip(&streams).zip(&targets) {
+                surprise.add(stream, &rows, first, targets);
+                self.advance(targets.len() / (time - 1));
+            }
         }
-        Ok(surprises.into_iter().map(NllAccumulator::finish).collect())
+        let surprises = surprises.into_iter().map(NllAccumulator::finish);
+        Ok(surprises.flat_map(|nats| nats.chunks(time - 1).map(<[f32]>::to_vec).collect::<Vec<_>>()).collect())
     }
 }
 
