@@ -7,6 +7,12 @@ use rayon::prelude::*;
 /// Elements of logits that exist at once: 32 MiB.
 const MAX_LOGITS: usize = 8 << 20;
 
+/// Tokens whose logits exist at once: blocks of equal size, as few as the bound allows.
+fn block_rows(num_tokens: usize, num_logits: usize) -> usize {
+    let most = (MAX_LOGITS / num_logits.max(1)).clamp(1, num_tokens);
+    num_tokens.div_ceil(num_tokens.div_ceil(most))
+}
+
 /// `-ln p` of targets, from the rows of the output matrix in any number of pieces.
 ///
 /// Keeps for each token the largest logit so far, the sum of exponentials relative to it, and the target's own logit.
@@ -37,7 +43,7 @@ impl NllAccumulator {
         assert!(n == self.sum.len() && n > 0 && x.len() % n == 0, "one row of x for each target");
         let d = x.len() / n;
         let r = rows.len() / d;
-        let block = (MAX_LOGITS / r.max(1)).clamp(1, n);
+        let block = block_rows(n, r);
         let mut logits = vec![0.0; block * r];
         for start in (0..n).step_by(block) {
             let count = block.min(n - start);
@@ -100,7 +106,7 @@ pub(crate) fn linear_cross_entropy(
     let n = targets.len();
     let d = x.len() / n;
     let v = head.len() / d;
-    let block = (MAX_LOGITS / v).clamp(1, n);
+    let block = block_rows(n, v);
     let mut logits = vec![0.0; block * v];
     let (mut dx, mut d_head) = if with_gradients { (vec![0.0; n * d], vec![0.0; v * d]) } else { (vec![], vec![]) };
     let mut loss = 0.0;

@@ -7,8 +7,16 @@
 //!   backend extension. Training uses them. Half-blocks and not single operations, because a framework's overhead and the
 //!   passes over memory between small operations cost most of the time on a CPU.
 //!
-//! Everything here is deterministic: the order of every sum is fixed by the shapes, not by the number of threads. All
-//! matrices are stored as Hugging Face stores them, `[out, in]`. Arithmetic is in `f32`.
+//! Everything here is deterministic: the same inputs on the same kind of processor with the same number of threads give the
+//! same bits. No sum's order depends on which thread is first, and this crate's own sums do not depend on the number of
+//! threads; the blocks of a matrix product do in principle (`gemm` cuts very small ones differently). Processors differ:
+//! `gemm` chooses its kernel by what a processor offers. All matrices are stored as Hugging Face stores them, `[out, in]`.
+//! Arithmetic is in `f32`.
+//!
+//! # Speed
+//! `cargo run --release -p tapestry-kernels --example throughput` prints tokens per second, next to the same model composed
+//! of plain Burn operations. The operations allocate their results, so a program should have an allocator that keeps its
+//! pages (mimalloc with `MIMALLOC_PURGE_DELAY=-1`, for one): otherwise a fifth of the time goes into pages.
 //!
 //! Shape letters: b batch, t time, n = b*t, d width, f feed-forward width, h query heads, k key/value heads, e head width,
 //! v vocabulary.

@@ -410,3 +410,36 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         }
     }
 }
+
+/// The sum of squares of a gradient on the `Flex` device, without automatic differentiation.
+///
+/// # Panics
+/// Where the tensor is on another device: a defect of the caller.
+#[must_use]
+pub fn sum_of_squares<const D: usize>(gradient: &Tensor<D>) -> f64 {
+    crate::adamw::sum_of_squares(values(&contiguous(flex(gradient.clone()))))
+}
+
+/// One AdamW update of a parameter in place ([`crate::adamw::update`]); `weights` and `gradient` without automatic
+/// differentiation.
+///
+/// # Panics
+/// Where the tensors are on another device than `Flex`, or differ in size: a defect of the caller.
+#[must_use]
+pub fn adamw_update<const D: usize>(
+    weights: Tensor<D>,
+    gradient: Tensor<D>,
+    (m, v): (&mut [f32], &mut [f32]),
+    factor: f32,
+    settings: &crate::adamw::AdamW,
+) -> Tensor<D> {
+    // `storage_mut` ignores the layout, so it is only called on what lies without gaps.
+    let mut weights = contiguous(flex(weights));
+    let gradient = contiguous(flex(gradient));
+    crate::adamw::update(weights.storage_mut::<f32>(), values(&gradient), m, v, factor, settings);
+    Tensor::from_primitive::<Flex>(weights)
+}
+
+fn flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    tensor.try_into_primitive::<Flex>().expect("a tensor on the Flex device")
+}
