@@ -42,9 +42,9 @@ pub(crate) const MAX_DIGESTS: usize = 65_536;
 /// The longest question: the digests as JSON, with room for white space.
 const MAX_QUESTION_BYTES: usize = MAX_DIGESTS * 80;
 /// Blobs on the way at once, which take `CHUNK_BYTES` of memory each.
-const NUM_MOVING: usize = 16;
+const NUM_MOVING: usize = 8;
 /// Blobs on the way at once to or from one peer.
-const NUM_MOVING_PER_PEER: usize = 4;
+const NUM_MOVING_PER_PEER: usize = 2;
 /// How much of an answer is handed over at a time.
 const PIECE_BYTES: usize = 64 << 10;
 

@@ -1,6 +1,7 @@
 //! Blobs: checked, sent once, resumed.
 
 use crate::fixture::{Link, MEMBER, OTHER_MEMBER, Running, dialer, members_only};
+use crate::raw::{Shown, raw_tls};
 use bytes::Bytes;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use tapestry_core::{CHUNK_BYTES, Digest};
 use tapestry_net::{BlobAction, BlobPolicy, Dialer, NetError, ServerLimits, blob_routes, pull_blobs, push_blobs};
 use tapestry_store::{BlobStore, StoreError};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const BLOB_BYTES: usize = 100_000;
 /// More than the heads, records and questions of a transfer in these tests, less than a blob.
@@ -184,6 +186,27 @@ async fn the_policy_decides_before_the_body_is_read_and_its_reason_arrives() {
     let asked = [readable, secret, Digest::of(b"nowhere")];
     let missing: HashSet<Digest> = dialer.post_json("/v1/blobs/missing", &asked).await.unwrap();
     assert_eq!(missing, HashSet::from([secret, Digest::of(b"nowhere")]));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_body_is_read_to_its_end_so_that_the_reason_is_too() {
+    let policy: BlobPolicy = Arc::new(|_, _| Err("no".into()));
+    let (_, server) = stored(policy).await;
+    let stream = raw_tls(server.address, Shown::honest(MEMBER)).await.unwrap();
+    let (mut reading, mut writing) = tokio::io::split(stream);
+    let head = format!("PUT /v1/blobs/{} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n", Digest::of(b"x"));
+    let half = vec![0; 500_000];
+    writing.write_all(head.as_bytes()).await.unwrap();
+    writing.write_all(&half).await.unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(200), reading.read_u8()).await;
+    assert!(early.is_err(), "answered in the middle of the body: {early:?}");
+    writing.write_all(&half).await.unwrap();
+    // The connection lives on, and the next request on it is answered too.
+    writing.write_all(b"GET /v1/blobs/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answers = String::new();
+    reading.read_to_string(&mut answers).await.unwrap();
+    assert!(answers.starts_with("HTTP/1.1 403 ") && answers.contains("HTTP/1.1 400 "), "{answers}");
     server.stop().await;
 }
 

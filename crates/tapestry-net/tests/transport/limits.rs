@@ -172,7 +172,10 @@ async fn strangers_do_not_take_the_places_of_members() {
     let member = server.dialer(MEMBER);
     assert_eq!(member.get_json::<String>("/ok").await.unwrap(), "ok");
     // The fourth is the last that this network may have.
-    still.push(TcpStream::connect(server.address).await.unwrap());
+    let mut fourth = TcpStream::connect(server.address).await.unwrap();
+    let ended = tokio::time::timeout(SHORT, fourth.read(&mut [0])).await;
+    assert!(ended.is_err(), "a member's connection no longer counts among the handshakes: {ended:?}");
+    still.push(fourth);
     let mut fifth = TcpStream::connect(server.address).await.unwrap();
     assert_eq!(until_the_end(&mut fifth).await, "");
     assert_eq!(member.get_json::<String>("/ok").await.unwrap(), "ok");
