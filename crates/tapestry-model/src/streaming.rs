@@ -138,16 +138,13 @@ struct Layer {
 impl Layer {
     fn read(parameters: &Parameters<'_>, layer: usize) -> Result<Self, ModelError> {
         let read = |part: &str| parameters.read(&layer_name(layer, part));
-        Ok(Self {
-            norms: [read("input_layernorm")?, read("post_attention_layernorm")?],
-            attention: [
-                read("self_attn.q_proj")?,
-                read("self_attn.k_proj")?,
-                read("self_attn.v_proj")?,
-                read("self_attn.o_proj")?,
-            ],
-            mlp: [read("mlp.gate_proj")?, read("mlp.up_proj")?, read("mlp.down_proj")?],
-        })
+        // In the order of the names, which is that of the bytes: a source of chunks reads each chunk once.
+        let before = read("input_layernorm")?;
+        let [down, gate, up] = [read("mlp.down_proj")?, read("mlp.gate_proj")?, read("mlp.up_proj")?];
+        let between = read("post_attention_layernorm")?;
+        let [k, o] = [read("self_attn.k_proj")?, read("self_attn.o_proj")?];
+        let [q, v] = [read("self_attn.q_proj")?, read("self_attn.v_proj")?];
+        Ok(Self { norms: [before, between], attention: [q, k, v, o], mlp: [gate, up, down] })
     }
 
     fn forward(&self, stream: &[f32], plan: &AttentionPlan) -> Vec<f32> {

@@ -29,23 +29,23 @@ fn peak_mib() -> u64 {
 }
 
 #[test]
-fn a_model_of_smollm_width_is_scored_in_less_than_200_mib() {
+fn a_model_of_smollm_width_is_scored_in_less_than_170_mib() {
     // Layers of SmolLM2-135M; fewer of them, and fewer words, since they come and go one by one and block by block. All
-    // parameters together would add 100 MiB to the 130 that it takes.
+    // parameters together would add 60 MiB to the 130 that it takes. Every thread has buffers of its own, so there are two.
     let json = r#"{
-        "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 9,
-        "num_key_value_heads": 3, "vocab_size": 16384, "rms_norm_eps": 1e-5, "max_position_embeddings": 8192,
+        "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "vocab_size": 8192, "rms_norm_eps": 1e-5, "max_position_embeddings": 8192,
         "tie_word_embeddings": true
     }"#;
     let config = LlamaConfig::from_json(json).unwrap();
     let weights = Computed(expected_tensors(&config));
-    let windows: Vec<Vec<u32>> =
-        (0..70).map(|w| (0..256).map(|t| (w * 2_654_435_761u64 + t * 40_503) as u32 % 16384).collect()).collect();
+    let windows: Vec<Vec<u32>> = (0..70)
+        .map(|w: u32| (0..256).map(|t: u32| w.wrapping_mul(2_654_435_761).wrapping_add(t * 40_503) % 8192).collect())
+        .collect();
     let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();
-    let before = peak_mib();
-    let scores = StreamingScorer::new(&weights, &config).unwrap().score(&windows).unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    let scores = pool.install(|| StreamingScorer::new(&weights, &config).unwrap().score(&windows).unwrap());
     assert!(scores.iter().flatten().all(|nats| nats.is_finite()));
     let peak = peak_mib();
-    println!("{before} MiB before, {peak} MiB at the peak");
-    assert!(peak < 200, "{peak} MiB");
+    assert!(peak < 170, "{peak} MiB");
 }

@@ -55,7 +55,7 @@ fn the_loss_is_the_reference_mean_over_what_counts() {
         for device in [Device::flex(), Device::flex().autodiff()] {
             let model = Llama::from_source(&weights, &case.config(), &device).unwrap();
             for every in [1, 3] {
-                let counts = |at: usize| at % every == 0;
+                let counts = |at: usize| at.is_multiple_of(every);
                 let expected = case.nll.iter().flatten().enumerate().filter(|(at, _)| counts(*at)).map(|(_, nll)| nll);
                 let expected: Vec<f32> = expected.copied().collect();
                 #[expect(clippy::cast_precision_loss, reason = "a small count")]
