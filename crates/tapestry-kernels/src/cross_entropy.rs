@@ -40,7 +40,7 @@ impl NllAccumulator {
     /// Where the slices do not fit each other: a defect of the caller.
     pub fn add(&mut self, x: &[f32], rows: &[f32], first: usize, targets: &[u32]) {
         let n = targets.len();
-        assert!(n == self.sum.len() && n > 0 && x.len() % n == 0, "one row of x for each target");
+        assert!(n == self.sum.len() && n > 0 && x.len().is_multiple_of(n), "one row of x for each target");
         let d = x.len() / n;
         let r = rows.len() / d;
         let block = block_rows(n, r);
@@ -104,8 +104,10 @@ pub(crate) fn linear_cross_entropy(
     with_gradients: bool,
 ) -> CrossEntropy {
     let n = targets.len();
+    assert!(n > 0 && x.len().is_multiple_of(n) && weights.len() == n, "one row of x and one weight for each target");
     let d = x.len() / n;
     let v = head.len() / d;
+    assert!(targets.iter().all(|target| (*target as usize) < v), "every target has a row in the head's {v}");
     let block = block_rows(n, v);
     let mut logits = vec![0.0; block * v];
     let (mut dx, mut d_head) = if with_gradients { (vec![0.0; n * d], vec![0.0; v * d]) } else { (vec![], vec![]) };

@@ -23,7 +23,6 @@ use std::sync::Arc;
 #[backend_extension(Flex, Autodiff)]
 pub trait FusedOps: Backend {
     /// See [`attention_block`].
-    #[expect(clippy::too_many_arguments, reason = "an operation takes its tensors one by one")]
     fn fused_attention(
         x: FloatTensor<Self>,
         norm: FloatTensor<Self>,
@@ -81,6 +80,9 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f32) -> Te
 
 /// Rows of `table` `[v, d]`; the result is `[ids, d]`. Its gradient is added into the table's gradient where one is there
 /// already (a tied head), without a second table.
+///
+/// # Panics
+/// Where an id is beyond the table's rows: a defect of the caller.
 #[must_use]
 pub fn embed(table: Tensor<2>, ids: Arc<Vec<u32>>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::fused_embed(table.into_dispatch(), ids))
@@ -88,6 +90,9 @@ pub fn embed(table: Tensor<2>, ids: Arc<Vec<u32>>) -> Tensor<2> {
 
 /// `sum_i weights_i * -ln p(targets_i)` under `softmax(x head^T)`, one value. x `[n, d]`, head `[v, d]`. The gradients are
 /// computed with the forward pass, so measure on a device without automatic differentiation.
+///
+/// # Panics
+/// Where there is no token, not one weight for each target, or a target beyond the head's rows: a defect of the caller.
 #[must_use]
 pub fn linear_cross_entropy(x: Tensor<2>, head: Tensor<2>, targets: Arc<Vec<u32>>, weights: Arc<Vec<f32>>) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::fused_cross_entropy(x.into_dispatch(), head.into_dispatch(), targets, weights))

@@ -69,7 +69,7 @@ impl AttentionPlan {
     /// # Panics
     /// Where the plan contradicts itself: a defect of the caller.
     pub(crate) fn check(&self) {
-        assert!(self.num_kv_heads > 0 && self.num_heads % self.num_kv_heads == 0, "heads are shared evenly");
+        assert!(self.num_kv_heads > 0 && self.num_heads.is_multiple_of(self.num_kv_heads), "heads are shared evenly");
         assert!(self.head_dim == 2 * self.rope.half, "the rotary tables are those of the head width");
         assert!(self.time <= self.rope.num_positions(), "the rotary tables reach to the end of the window");
         assert!(self.starts.is_empty() || self.starts.len() == self.batch * self.time, "one start for each token");

@@ -1,4 +1,5 @@
 //! Every operation against the same thing composed of plain Burn operations, values and gradients.
+#![expect(clippy::cast_possible_truncation, reason = "tests count in small numbers")]
 
 use crate::adamw::{self, AdamW};
 use crate::{AttentionPlan, RopeTables, elementwise, forward, ops};
