@@ -34,9 +34,10 @@ impl Batch {
         window: usize,
         tokens: Vec<u32>,
         targets: Vec<u32>,
-        segments: &[u32],
-        counts: &[bool],
+        segments: impl AsRef<[u32]>,
+        counts: impl AsRef<[bool]>,
     ) -> Result<Self, ModelError> {
+        let (segments, counts) = (segments.as_ref(), counts.as_ref());
         let expected = num_windows.saturating_mul(window);
         for (what, found) in [
             ("tokens", tokens.len()),
@@ -69,7 +70,7 @@ impl Batch {
         let tokens = windows.iter().flat_map(|window| &window[..length - 1]).copied().collect();
         let targets = windows.iter().flat_map(|window| &window[1..]).copied().collect();
         let size = windows.len() * (length - 1);
-        Self::new(windows.len(), length - 1, tokens, targets, &vec![0; size], &vec![true; size])
+        Self::new(windows.len(), length - 1, tokens, targets, vec![0; size], vec![true; size])
     }
 
     /// How many windows.

@@ -95,7 +95,7 @@ fn what_does_not_count_does_not_move_the_loss() {
     let counts: Vec<bool> = (0..10).map(|i| i != 4).collect();
     let mut loss = |target| {
         targets[4] = target;
-        let batch = Batch::new(1, 10, tokens.clone(), targets.clone(), &[0; 10], &counts).unwrap();
+        let batch = Batch::new(1, 10, tokens.clone(), targets.clone(), [0; 10], &counts).unwrap();
         assert_eq!(batch.num_counted(), 9);
         model.loss(&batch).unwrap().into_scalar::<f32>().to_bits()
     };

@@ -185,8 +185,8 @@ fn windows_that_do_not_fit_together_are_refused() {
         assert!(matches!(scorer.score(windows), Err(ModelError::Windows { .. })));
         assert!(matches!(Batch::from_windows(windows), Err(ModelError::Windows { .. })));
     }
-    let batch = Batch::new(1, 2, vec![1, 2], vec![2, 3], &[0], &[true, true]);
+    let batch = Batch::new(1, 2, vec![1, 2], vec![2, 3], [0], [true, true]);
     assert!(matches!(batch, Err(ModelError::BatchShape { what: "segments", expected: 2, found: 1, .. })));
-    let batch = Batch::new(1, 1, vec![1], vec![2], &[0], &[false]);
+    let batch = Batch::new(1, 1, vec![1], vec![2], [0], [false]);
     assert!(matches!(batch, Err(ModelError::NothingCounts)));
 }

@@ -44,7 +44,7 @@ impl Case {
         let targets = self.windows.iter().flat_map(|row| row[1..].to_vec()).collect();
         let counts: Vec<bool> = (0..self.windows.len() * time).map(counts).collect();
         let rows = self.windows.len();
-        Batch::new(rows, time, inputs(&self.windows), targets, &inputs(&self.segments), &counts).unwrap()
+        Batch::new(rows, time, inputs(&self.windows), targets, inputs(&self.segments), counts).unwrap()
     }
 }
 
