@@ -205,7 +205,7 @@ impl Node {
                 if self.measured.contains(&measurement.subject) {
                     return Ok(vec![]);
                 }
-                let is_finite = measurement.held_out_bpb.is_finite()
+                let is_finite = measurement.held_out_bpb.is_none_or(f64::is_finite)
                     && measurement.open_bpb.is_none_or(f64::is_finite)
                     && measurement.wall_seconds.is_finite();
                 if !is_finite {

@@ -201,7 +201,7 @@ impl World {
             NodeEffect::Measure { subject, model } => {
                 let held_out_bpb = self.held(node, model)?.open_bpb();
                 // A model that gives no finite value is not measured; the driver tries again and again.
-                let held_out_bpb = if held_out_bpb.is_finite() { held_out_bpb } else { f64::MAX };
+                let held_out_bpb = Some(held_out_bpb).filter(|bpb| bpb.is_finite());
                 let (subject, model) = (*subject, *model);
                 let measurement = Measurement { subject, model, held_out_bpb, open_bpb: None, wall_seconds: 0.5 };
                 Some(NodeInput::Measured(measurement))

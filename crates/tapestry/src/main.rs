@@ -1,2 +1,97 @@
-//! The `tapestry` binary.
-fn main() {}
+//! The one binary: coordinator, node, and everything that an operator does by hand.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
+
+mod cli;
+mod clock;
+mod command;
+mod coordinator;
+mod demo;
+mod files;
+mod home;
+mod measure;
+mod merge;
+mod node;
+mod progress;
+mod role;
+mod settings;
+
+use anyhow::Result;
+use clap::Parser as _;
+use cli::{Cli, Command, CoordinatorCommand, NodeCommand, TrainCommand};
+use home::Home;
+use progress::{Form, Reporter};
+use std::process::ExitCode;
+
+/// Gives pages back less often than the system's allocator, which training and scoring gain from.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // `cargo demo -- --quick` arrives as `demo -- --quick`.
+    let mut arguments: Vec<_> = std::env::args_os().collect();
+    if arguments.get(1).is_some_and(|a| a == "demo") && arguments.get(2).is_some_and(|a| a == "--") {
+        arguments.remove(2);
+    }
+    let cli = Cli::parse_from(arguments);
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TAPESTRY_LOG").unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Base(command) => command::base::run(command),
+        Command::DemoPoison { job } => demo::poison::run(&job),
+        Command::Eval(command) => command::eval::run(command),
+        Command::Train(TrainCommand::Cpt { job, json_progress }) => command::train::cpt(&job, form(json_progress)),
+        Command::Node(NodeCommand::Init { home, contributed, private, held_out }) => {
+            let home = Home::at(&home);
+            println!("{}", command::node::init(&home, &contributed, &private, &held_out)?);
+            let settings = home.path("node.toml");
+            eprintln!("This is the node's public key: give it to whoever drafts the charter. Settings: {}", settings.display());
+            Ok(())
+        }
+        other => runtime()?.block_on(run_async(other)),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+async fn run_async(command: Command) -> Result<()> {
+    match command {
+        Command::Charter(command) => command::charter::run(command).await,
+        Command::Coordinator(CoordinatorCommand::Run { home, listen, json_progress }) => {
+            coordinator::run(&Home::at(&home), listen, Reporter::new(form(json_progress))).await
+        }
+        Command::Node(NodeCommand::Join { url, home, accept }) => {
+            let member = command::node::join(&Home::at(&home), &url, accept).await?;
+            println!("joined as {member}; next: tapestry node run --home {}", home.display());
+            Ok(())
+        }
+        Command::Node(NodeCommand::Run { home, json_progress }) => {
+            node::run(&Home::at(&home), Reporter::new(form(json_progress))).await
+        }
+        Command::Status(args) => command::status::run(&args).await,
+        Command::Log(command) => command::log::run(command).await,
+        Command::Model(command) => command::model::run(command).await,
+        Command::Demo(args) => demo::run(&args).await,
+        Command::Base(_) | Command::DemoPoison { .. } | Command::Eval(_) | Command::Train(_) | Command::Node(NodeCommand::Init { .. }) => {
+            unreachable!("these run without a runtime")
+        }
+    }
+}
+
+const fn form(json_progress: bool) -> Form {
+    if json_progress { Form::Json } else { Form::People }
+}

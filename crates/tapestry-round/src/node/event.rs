@@ -89,8 +89,8 @@ pub struct Measurement {
     pub subject: Subject,
     /// The model.
     pub model: Digest,
-    /// Bits per byte on the node's own held-out text.
-    pub held_out_bpb: f64,
+    /// Bits per byte on the node's own held-out text; none where the model gives no finite value.
+    pub held_out_bpb: Option<f64>,
     /// Bits per byte on the charter's open held-out text, where it was measured here.
     pub open_bpb: Option<f64>,
     /// Wall time in seconds.

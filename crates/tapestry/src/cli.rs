@@ -1,0 +1,359 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tapestry_core::{Digest, MemberName, PublicKey};
+
+/// Train one language model together, and keep your own.
+///
+/// A consortium of members trains one Shared Base: the coordinator distributes it, every member continues its
+/// pre-training on data that never leaves its node, only the weights come back, and they are merged under a charter that
+/// the members have signed. Every member then builds its own Sovereign Model on it, alone.
+///
+/// See it at work on this machine: `tapestry demo --quick`. On several machines: docs/quickstart.md.
+#[derive(Debug, Parser)]
+#[command(name = "tapestry", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole consortium on this machine: real processes, real sockets, real weights.
+    Demo(DemoArgs),
+    /// The model that a consortium starts from.
+    #[command(subcommand)]
+    Base(BaseCommand),
+    /// Measure a model.
+    #[command(subcommand)]
+    Eval(EvalCommand),
+    /// The document that binds the consortium: draft, sign, publish, read.
+    #[command(subcommand)]
+    Charter(CharterCommand),
+    /// The role that distributes, collects and merges.
+    #[command(subcommand)]
+    Coordinator(CoordinatorCommand),
+    /// A member's side: its data, its training, its Sovereign Model.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Where the Shared-Base Loop stands: the round, who has answered, who is awaited until when.
+    Status(StatusArgs),
+    /// The append-only log of a role: check it, read it.
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// The models that a role holds.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Train a model without a consortium.
+    #[command(subcommand)]
+    Train(TrainCommand),
+    /// Stand in for a member's trainer and give back poisoned weights (the demo's faulty member uses it).
+    #[command(hide = true)]
+    DemoPoison {
+        /// The job.
+        job: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Where everything lands.
+    #[arg(long, default_value = "tapestry-demo")]
+    pub(crate) dir: PathBuf,
+    /// A tiny base, trained on the spot from text that the project generates: no download, under a minute.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// How many members: 3 (France, China, Iran), 4 (India as well) or 5 (USA as well).
+    #[arg(long, default_value_t = 3)]
+    pub(crate) members: usize,
+    /// Add a member whose weights are poisoned, to see it refused.
+    #[arg(long)]
+    pub(crate) with_faulty_member: bool,
+    /// Delete what an earlier demo left in the folder, and start over.
+    #[arg(long)]
+    pub(crate) fresh: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BaseCommand {
+    /// Turn a GGUF file of the Llama family into a model in Hugging Face layout, in 32-bit floats.
+    Adopt {
+        /// The GGUF file.
+        file: PathBuf,
+        /// The folder to make. It must not exist.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvalCommand {
+    /// Bits per byte of a text under a model: lower is better, and models with different tokenizers compare.
+    ///
+    /// The text is tokenised whole and cut into consecutive windows of 256 tokens without context before them; the first
+    /// token of each window is not scored.
+    Bpb {
+        /// A model in Hugging Face layout.
+        #[arg(long)]
+        model: PathBuf,
+        /// A UTF-8 text.
+        #[arg(long)]
+        text: PathBuf,
+        /// Look only at the first so many tokens.
+        #[arg(long)]
+        max_tokens: Option<usize>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CharterCommand {
+    /// Write a charter for the members to read and sign. Makes the coordinator's key and takes in the base.
+    Draft(Box<DraftArgs>),
+    /// Show a charter and add a member's signature.
+    Sign {
+        /// The charter.
+        file: PathBuf,
+        /// The home of the member's node, which holds its key.
+        #[arg(long)]
+        home: PathBuf,
+        /// Sign without being asked.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Put a signed charter in force at the coordinator.
+    Publish {
+        /// The charter; several files of the same charter are combined, each with the signatures it has.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The coordinator's home.
+        #[arg(long)]
+        home: PathBuf,
+    },
+    /// Show a charter and who has signed it.
+    Show {
+        /// The charter.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DraftArgs {
+    /// The coordinator's home; made if it does not exist.
+    #[arg(long)]
+    pub(crate) home: PathBuf,
+    /// Where to write the charter.
+    #[arg(long, default_value = "charter.json")]
+    pub(crate) out: PathBuf,
+    /// The name of the consortium.
+    #[arg(long)]
+    pub(crate) consortium: String,
+    /// A member and the key that its `tapestry node init` printed; once for each member.
+    #[arg(long = "member", value_name = "NAME=KEY", required = true, value_parser = parse_member)]
+    pub(crate) members: Vec<(MemberName, PublicKey)>,
+    /// The model to start from, in Hugging Face layout.
+    #[arg(long)]
+    pub(crate) base: PathBuf,
+    /// The open held-out text: known to all members, trained on by none.
+    #[arg(long)]
+    pub(crate) open_text: PathBuf,
+    /// How many tokens of it are scored.
+    #[arg(long, default_value_t = 20_000)]
+    pub(crate) open_text_max_tokens: u32,
+    /// How many members must sign; without it, all of them.
+    #[arg(long)]
+    pub(crate) quorum: Option<u32>,
+    /// How many rounds the charter covers.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) rounds: u32,
+    /// How long a round waits for members, such as `30m`, `36h`, `2d`.
+    #[arg(long, default_value = "36h", value_parser = parse_duration)]
+    pub(crate) window: Duration,
+    /// A round with fewer accepted contributions is abandoned, and the base stays.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) min_contributions: u32,
+    /// The largest weight of one member in a merge, in (0, 1]. It must leave the smallest merge possible:
+    /// 1 / min-contributions or more.
+    #[arg(long, default_value_t = 0.5)]
+    pub(crate) influence_cap: f64,
+    /// The largest change that a contribution may make, as a share of the base's L2 norm.
+    #[arg(long, default_value_t = 0.1)]
+    pub(crate) max_relative_change: f64,
+    /// The quality floor: a contribution's bits per byte on the open text may exceed the base's by at most this share.
+    #[arg(long, default_value_t = 0.10)]
+    pub(crate) max_contribution_rise: f64,
+    /// The gate: a merged base's bits per byte on the open text may exceed the adopted base's by at most this share.
+    #[arg(long, default_value_t = 0.03)]
+    pub(crate) max_merged_rise: f64,
+    /// How long the charter holds, from now.
+    #[arg(long, default_value = "365d", value_parser = parse_duration)]
+    pub(crate) valid_for: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CoordinatorCommand {
+    /// Run the Shared-Base Loop. May be stopped and started at any time; nothing is lost.
+    Run {
+        /// The coordinator's home.
+        #[arg(long)]
+        home: PathBuf,
+        /// The address to listen on. Only keys of the charter get further than the handshake.
+        #[arg(long, default_value = "0.0.0.0:7443")]
+        listen: SocketAddr,
+        /// Print one JSON object a line on standard output for each step (the demo reads it).
+        #[arg(long, hide = true)]
+        json_progress: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Make a node: its key, and its settings with the texts that it trains on. Prints the key to give to the consortium.
+    Init {
+        /// The folder to make.
+        #[arg(long)]
+        home: PathBuf,
+        /// Text for Contributed CPT: only weights trained on this reach the Shared Base.
+        #[arg(long, required = true)]
+        contributed: Vec<PathBuf>,
+        /// Text for Private CPT: shapes only the member's own Sovereign Model.
+        #[arg(long, required = true)]
+        private: Vec<PathBuf>,
+        /// Text that is never trained on: measures what was gained.
+        #[arg(long)]
+        held_out: PathBuf,
+    },
+    /// Join a consortium: fetch its charter, check who signed it, and follow it.
+    Join {
+        /// The coordinator's address with its key, as `tapestry coordinator run` prints it: `https://HOST:PORT#KEY`.
+        url: String,
+        /// The node's home.
+        #[arg(long)]
+        home: PathBuf,
+        /// Accept the charter with this digest although this node's key has not signed it.
+        #[arg(long)]
+        accept: Option<Digest>,
+    },
+    /// Take part: pull the base, train, send weights, take the new base; at the end, build the Sovereign Model. May be
+    /// stopped and started at any time; nothing is lost.
+    Run {
+        /// The node's home.
+        #[arg(long)]
+        home: PathBuf,
+        /// Print one JSON object a line on standard output for each step (the demo reads it).
+        #[arg(long, hide = true)]
+        json_progress: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The home of a node or of the coordinator.
+    #[arg(long)]
+    pub(crate) home: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Check every signature and every link of a log, and that its events can follow from one another.
+    Verify(LogArgs),
+    /// Print a log: when, what, who.
+    Show(LogArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// The home of the role.
+    #[arg(long)]
+    pub(crate) home: PathBuf,
+    /// The role's public key, from the charter; without it, the key that lies in the home.
+    #[arg(long)]
+    pub(crate) key: Option<PublicKey>,
+    /// Print JSON: one object (verify), one object a line (show).
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// List the models that a role holds.
+    List {
+        /// The home of the role.
+        #[arg(long)]
+        home: PathBuf,
+    },
+    /// Write a model in Hugging Face layout, loadable by any tool.
+    Export {
+        /// `shared-base`, `sovereign`, or a digest.
+        model: String,
+        /// The home of the role.
+        #[arg(long)]
+        home: PathBuf,
+        /// The folder to make.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TrainCommand {
+    /// Continue the pre-training of a model, as a JSON file of the job says. An interrupted job goes on where it was.
+    Cpt {
+        /// The job.
+        job: PathBuf,
+        /// Print one JSON object a line on standard output for each step.
+        #[arg(long)]
+        json_progress: bool,
+    },
+}
+
+fn parse_member(text: &str) -> Result<(MemberName, PublicKey), String> {
+    let (name, key) = text.split_once('=').ok_or("expected NAME=KEY")?;
+    let name = name.parse().map_err(|e: tapestry_core::NameError| e.to_string())?;
+    let key = key.parse().map_err(|e: tapestry_core::KeyError| e.to_string())?;
+    Ok((name, key))
+}
+
+/// A whole number with a unit: `s`, `m`, `h` or `d`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("expected a whole number with a unit, such as 90s, 30m, 36h or 2d; found {text:?}");
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(unit_at);
+    let seconds_per_unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(seconds_per_unit).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("36h"), Ok(Duration::from_secs(129_600)));
+        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
+        for wrong in ["", "h", "36", "1w", "-1s", "99999999999999999999d"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The commands, one file each.
+
+pub(crate) mod base;
+pub(crate) mod charter;
+pub(crate) mod eval;
+pub(crate) mod log;
+pub(crate) mod model;
+pub(crate) mod node;
+pub(crate) mod status;
+pub(crate) mod train;

@@ -1,0 +1,198 @@
+//! `tapestry charter`.
+
+use crate::cli::{CharterCommand, DraftArgs};
+use crate::clock::now;
+use crate::coordinator;
+use crate::files;
+use crate::home::Home;
+use crate::role::open_blobs;
+use anyhow::{Context as _, Result, bail};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use tapestry_core::{CHUNK_BYTES, Digest, MemberName, Signed, format_duration, to_canonical_json};
+use tapestry_governance::{
+    Charter, CharterTerms, GateTerms, HeldOutTerms, MergeMethod, MergeTerms, RoundTerms, ScreeningTerms,
+};
+
+pub(crate) async fn run(command: CharterCommand) -> Result<()> {
+    match command {
+        CharterCommand::Draft(args) => {
+            print!("{}", describe(&draft(&args).await?)?);
+            println!("\nwritten to {}; next, each member: tapestry charter sign {0} --home HOME", args.out.display());
+            Ok(())
+        }
+        CharterCommand::Sign { file, home, yes } => {
+            print!("{}", describe(&read(&file)?)?);
+            if !yes && !confirmed("\nSign this charter?")? {
+                bail!("not signed");
+            }
+            let (member, charter) = sign(&file, &Home::at(&home))?;
+            println!(
+                "\nsigned as {member}; {} of {} signatures",
+                charter.signatures.len(),
+                charter.document.quorum
+            );
+            Ok(())
+        }
+        CharterCommand::Publish { files, home } => {
+            let home = Home::at(&home);
+            let digest = publish(&files, &home).await?;
+            println!("charter {digest} is in force; next: tapestry coordinator run --home {}", home.dir().display());
+            Ok(())
+        }
+        CharterCommand::Show { file } => {
+            print!("{}", describe(&read(&file)?)?);
+            Ok(())
+        }
+    }
+}
+
+/// Writes an unsigned charter.
+pub(crate) async fn draft(args: &DraftArgs) -> Result<Signed<Charter>> {
+    if args.out.exists() {
+        bail!("{} exists; sign it, or give another --out", args.out.display());
+    }
+    let home = Home::at(&args.home);
+    let blobs = open_blobs(&home).await?;
+    let key = home.key_or_new()?;
+    let open_text = files::read_text(&args.open_text)?;
+    if open_text.len() as u64 > CHUNK_BYTES {
+        bail!(
+            "{} has {} bytes; the open held-out text may have at most {CHUNK_BYTES}",
+            args.open_text.display(),
+            open_text.len()
+        );
+    }
+    let num_members = u32::try_from(args.members.len())?;
+    let members: BTreeMap<_, _> = args.members.iter().cloned().collect();
+    if members.len() != args.members.len() {
+        bail!("a member's name is given twice; every member has a name of its own");
+    }
+    let (base, _) = blobs.import_model(&args.base).await.context("cannot take in the base")?;
+    let text = blobs.put(open_text.into_bytes().into()).await?;
+    let from = now();
+    let terms = CharterTerms {
+        consortium: args.consortium.clone(),
+        version: 1,
+        previous: None,
+        members,
+        coordinator: key.public(),
+        quorum: args.quorum.unwrap_or(num_members),
+        base,
+        open_held_out: HeldOutTerms { text, max_tokens: args.open_text_max_tokens },
+        rounds: RoundTerms {
+            num_rounds: args.rounds,
+            window_ms: u64::try_from(args.window.as_millis())?,
+            min_contributions: args.min_contributions,
+        },
+        screening: ScreeningTerms {
+            max_relative_change: args.max_relative_change,
+            max_bpb_rise: args.max_contribution_rise,
+        },
+        merge: MergeTerms { method: MergeMethod::Uniform, influence_cap: args.influence_cap },
+        gate: GateTerms { max_bpb_rise: args.max_merged_rise },
+        privacy_tier: 0,
+        valid_from: from,
+        valid_until: from.plus(args.valid_for),
+    };
+    let charter = Signed::unsigned(Charter::try_from(terms)?);
+    write(&args.out, &charter)?;
+    Ok(charter)
+}
+
+/// Adds the signature of the node in `home`.
+pub(crate) fn sign(file: &Path, home: &Home) -> Result<(MemberName, Signed<Charter>)> {
+    let mut charter = read(file)?;
+    let key = home.key()?;
+    let member = charter.document.member_of(key.public()).context("this node is not listed in the charter")?.clone();
+    charter.sign(&key)?;
+    write(file, &charter)?;
+    Ok((member, charter))
+}
+
+fn confirmed(question: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        bail!("nobody can be asked here: read the charter with `tapestry charter show`, then sign with --yes");
+    }
+    print!("{question} [yes/no] ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(answer.trim() == "yes")
+}
+
+/// Puts a charter in force at the coordinator in `home`.
+pub(crate) async fn publish(paths: &[PathBuf], home: &Home) -> Result<Digest> {
+    let mut charter = read(&paths[0])?;
+    let digest = charter.digest()?;
+    for path in &paths[1..] {
+        let other = read(path)?;
+        if other.digest()? != digest {
+            bail!("{} is not the same charter as {}", path.display(), paths[0].display());
+        }
+        charter.signatures.extend(other.signatures);
+    }
+    coordinator::adopt_charter(home, charter).await?;
+    Ok(digest)
+}
+
+fn read(path: &Path) -> Result<Signed<Charter>> {
+    let text = files::read_text(path)?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not a charter", path.display()))
+}
+
+/// Writes the charter in its canonical form, so that equal charters are equal files.
+fn write(path: &Path, charter: &Signed<Charter>) -> Result<()> {
+    files::write_atomic(path, &to_canonical_json(charter)?)
+}
+
+/// The charter for people.
+pub(crate) fn describe(signed: &Signed<Charter>) -> Result<String> {
+    let charter = &signed.document;
+    let mut text = String::new();
+    let rounds = &charter.rounds;
+    let window = format_duration(charter.window());
+    writeln!(text, "Charter of {}, version {}", charter.consortium, charter.version)?;
+    writeln!(text, "  digest       {}", signed.digest()?)?;
+    writeln!(text, "  holds        {} to {}", charter.valid_from, charter.valid_until)?;
+    writeln!(text, "  coordinator  {}", charter.coordinator)?;
+    writeln!(text, "  base         {}", charter.base)?;
+    let HeldOutTerms { text: held_out, max_tokens } = &charter.open_held_out;
+    writeln!(text, "  open text    {held_out}, its first {max_tokens} tokens")?;
+    writeln!(
+        text,
+        "  rounds       {}, each waits {window} for members and needs {} accepted contributions",
+        rounds.num_rounds, rounds.min_contributions
+    )?;
+    writeln!(
+        text,
+        "  screening    a contribution moves at most {} of the base's norm, and its bits per byte on the open text\n\
+        \x20              rise at most {} %",
+        charter.screening.max_relative_change,
+        percent(charter.screening.max_bpb_rise)
+    )?;
+    writeln!(text, "  merge        uniform; nobody weighs more than {}", charter.merge.influence_cap)?;
+    writeln!(
+        text,
+        "  gate         a merged base's bits per byte on the open text are at most {} % above the adopted base's",
+        percent(charter.gate.max_bpb_rise)
+    )?;
+    writeln!(text, "  privacy      tier {}", charter.privacy_tier)?;
+    writeln!(text, "  binds with   {} of {} members' signatures:", charter.quorum, charter.members.len())?;
+    for (name, key) in &charter.members {
+        let state = if signed.signatures.contains_key(key) { "signed" } else { "not signed" };
+        writeln!(text, "    {:<14} {key}  {state}", name.as_str())?;
+    }
+    match Charter::binding(signed, now()) {
+        Ok(_) => writeln!(text, "  It binds.")?,
+        Err(error) => writeln!(text, "  It does not bind yet: {error}")?,
+    }
+    Ok(text)
+}
+
+fn percent(share: f64) -> f64 {
+    (share * 1e6).round() / 1e4
+}
+

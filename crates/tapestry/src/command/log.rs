@@ -1,0 +1,92 @@
+//! `tapestry log`.
+
+use crate::cli::{LogArgs, LogCommand};
+use crate::home::Home;
+use crate::role::Machine;
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+use tapestry_core::{Digest, PublicKey};
+use tapestry_ledger::Entry;
+use tapestry_round::coordinator::Coordinator;
+use tapestry_round::node::Node;
+
+/// What a check of a log found.
+#[derive(Debug, Serialize)]
+pub(crate) struct Verified {
+    pub(crate) role: &'static str,
+    pub(crate) key: PublicKey,
+    pub(crate) num_entries: u64,
+    pub(crate) head: Digest,
+}
+
+pub(crate) async fn run(command: LogCommand) -> Result<()> {
+    match command {
+        LogCommand::Verify(args) => {
+            let home = Home::at(&args.home);
+            let verified = verify(&home, args.key).await?;
+            if args.json {
+                println!("{}", serde_json::to_string(&verified)?);
+            } else {
+                println!(
+                    "The log of this {} holds: {} entries, each chained to the one before it and signed by {}.\nhead {}",
+                    verified.role, verified.num_entries, verified.key, verified.head
+                );
+            }
+            Ok(())
+        }
+        LogCommand::Show(args) => show(&args).await,
+    }
+}
+
+fn is_node(home: &Home) -> bool {
+    home.path("node.toml").exists()
+}
+
+/// Checks the chain and that the events can follow from one another.
+pub(crate) async fn verify(home: &Home, key: Option<PublicKey>) -> Result<Verified> {
+    let key = key.map_or_else(|| home.public_key(), Ok)?;
+    if is_node(home) {
+        read::<Node>(home, key).await.map(|(verified, _)| Verified { role: "node", ..verified })
+    } else {
+        read::<Coordinator>(home, key).await.map(|(verified, _)| Verified { role: "coordinator", ..verified })
+    }
+}
+
+/// The entries of a role's log, checked.
+pub(crate) async fn read<M: Machine>(home: &Home, key: PublicKey) -> Result<(Verified, Vec<Entry<M::Event>>)> {
+    let dir = home.log_dir();
+    if !dir.is_dir() {
+        bail!("{} holds no log; is it the home of a role?", home.dir().display());
+    }
+    let (chain, entries) = tapestry_store::verify_log::<M::Event>(&dir, key).await?;
+    let mut state = M::empty(key);
+    for entry in &entries {
+        let applied = state.apply(&entry.event);
+        applied.with_context(|| format!("log entry {} cannot follow from those before it", entry.seq))?;
+    }
+    let verified = Verified { role: "role", key, num_entries: chain.num_entries(), head: chain.head() };
+    Ok((verified, entries))
+}
+
+async fn show(args: &LogArgs) -> Result<()> {
+    let home = Home::at(&args.home);
+    let key = args.key.map_or_else(|| home.public_key(), Ok)?;
+    if is_node(&home) {
+        let (_, entries) = read::<Node>(&home, key).await?;
+        print(&entries, args.json, crate::node::describe)
+    } else {
+        let (_, entries) = read::<Coordinator>(&home, key).await?;
+        print(&entries, args.json, crate::coordinator::describe)
+    }
+}
+
+fn print<E: Serialize>(entries: &[Entry<E>], json: bool, describe: impl Fn(&E) -> String) -> Result<()> {
+    for entry in entries {
+        if json {
+            println!("{}", serde_json::to_string(entry)?);
+        } else {
+            println!("{:>5}  {}  {}", entry.seq, entry.at, describe(&entry.event));
+        }
+    }
+    Ok(())
+}

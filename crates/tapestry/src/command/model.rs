@@ -1,0 +1,60 @@
+//! `tapestry model`.
+
+use crate::cli::ModelCommand;
+use crate::home::Home;
+use crate::role::{Role, open_blobs};
+use anyhow::{Context as _, Result, bail};
+use std::path::Path;
+use tapestry_core::{Digest, ModelManifest};
+use tapestry_round::coordinator::Coordinator;
+use tapestry_round::node::Node;
+
+pub(crate) async fn run(command: ModelCommand) -> Result<()> {
+    match command {
+        ModelCommand::List { home } => {
+            for (name, digest) in held(&Home::at(&home)).await? {
+                println!("{name:<12} {digest}");
+            }
+            Ok(())
+        }
+        ModelCommand::Export { model, home, out } => {
+            let digest = export(&Home::at(&home), &model, &out).await?;
+            println!("{digest} is in {}", out.display());
+            Ok(())
+        }
+    }
+}
+
+/// The models of a role by name.
+async fn held(home: &Home) -> Result<Vec<(&'static str, Digest)>> {
+    let key = home.key()?;
+    let mut models = vec![];
+    if home.path("node.toml").exists() {
+        let role = Role::<Node>::open(home, &key).await?;
+        models.extend(role.state().base().map(|digest| ("shared-base", digest)));
+        models.extend(role.state().sovereign().map(|model| ("sovereign", model.digest())));
+    } else {
+        let role = Role::<Coordinator>::open(home, &key).await?;
+        models.extend(role.state().base().map(|digest| ("shared-base", digest)));
+    }
+    Ok(models)
+}
+
+/// Writes a model into a new folder and returns its digest.
+pub(crate) async fn export(home: &Home, name: &str, out: &Path) -> Result<Digest> {
+    let models = held(home).await?;
+    let digest = match models.iter().find(|(known, _)| *known == name) {
+        Some((_, digest)) => *digest,
+        None => match name.parse() {
+            Ok(digest) => digest,
+            Err(_) => {
+                let known: Vec<_> = models.iter().map(|(name, _)| *name).collect();
+                bail!("{} holds no model {name:?}; it holds: {}", home.dir().display(), known.join(", "))
+            }
+        },
+    };
+    let blobs = open_blobs(home).await?;
+    let manifest: ModelManifest = blobs.get_json(digest).await.with_context(|| format!("the manifest of {digest}"))?;
+    blobs.export_model(&manifest, out).await?;
+    Ok(digest)
+}

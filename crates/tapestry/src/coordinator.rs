@@ -1,0 +1,230 @@
+//! The coordinator's driver: turns sockets, files and the clock into inputs of the state machine, and its effects into
+//! work.
+
+pub(crate) mod api;
+mod effects;
+
+pub(crate) use effects::describe;
+
+use crate::clock::now;
+use crate::home::Home;
+use crate::progress::Reporter;
+use crate::role::{Role, open_blobs};
+use anyhow::{Context as _, Result, bail};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+use tapestry_core::{CanonicalError, MemberName, ModelManifest, PublicKey, SecretKey, Signed, Timestamp};
+use tapestry_governance::Charter;
+use tapestry_net::Server;
+use tapestry_round::coordinator::{Coordinator, CoordinatorInput, Phase};
+use tapestry_round::{Blame, News, RoundError};
+use tapestry_store::BlobStore;
+use tokio::sync::watch;
+
+/// The coordinator as its HTTP handlers and its effects share it.
+pub(crate) struct Loop {
+    key: SecretKey,
+    blobs: BlobStore,
+    /// The log; whoever holds it is the only one who changes the state.
+    role: tokio::sync::Mutex<Role<Coordinator>>,
+    /// The state as of the last durable event, for those who only read.
+    state: RwLock<Arc<Coordinator>>,
+    version: watch::Sender<u64>,
+    presence: Mutex<BTreeMap<MemberName, Presence>>,
+    /// How many chunks the charter's base has; every later base has as many.
+    base_chunks: u64,
+    reporter: Reporter,
+}
+
+/// What the coordinator has seen of a member lately. Not part of the state: it is gone after a restart.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Presence {
+    pub(crate) last_seen: Option<Timestamp>,
+    pub(crate) activity: Option<String>,
+    /// Chunks that it was allowed to write in this round.
+    pub(crate) num_chunks_written: u64,
+    pub(crate) round: u32,
+}
+
+/// Why an input was not taken.
+#[derive(Debug)]
+pub(crate) enum NotTaken {
+    /// The state machine said so.
+    Refused(RoundError),
+    /// The log could not be written.
+    Failed(anyhow::Error),
+}
+
+/// Puts a charter in force, for a coordinator that is not running.
+pub(crate) async fn adopt_charter(home: &Home, charter: Signed<Charter>) -> Result<()> {
+    let _lock = home.lock()?;
+    let key = home.key()?;
+    let blobs = open_blobs(home).await?;
+    if !blobs.has(charter.document.base).await? {
+        bail!(
+            "the charter's base {} is not among the blobs of {}: this home did not draft the charter. Draft it here, or \
+             copy the blobs folder of the home that did",
+            charter.document.base,
+            home.dir().display()
+        );
+    }
+    let mut role = Role::<Coordinator>::open(home, &key).await?;
+    let events = role.state().handle(now(), CoordinatorInput::AdoptCharter(charter))?;
+    role.record(events).await
+}
+
+/// Runs the coordinator until it is told to stop.
+pub(crate) async fn run(home: &Home, listen: SocketAddr, reporter: Reporter) -> Result<()> {
+    let _lock = home.lock()?;
+    let key = home.key()?;
+    let role = Role::<Coordinator>::open(home, &key).await?;
+    if role.state().charter().is_none() {
+        bail!("no charter is in force here: draft one, have the members sign it, then `tapestry charter publish`");
+    }
+    let blobs = open_blobs(home).await?;
+    let state = role.state().clone();
+    let base = state.charter().context("no charter")?.document.base;
+    let base: ModelManifest = blobs.get_json(base).await.context("the charter's base")?;
+    let (version, _) = watch::channel(state.num_events());
+    let shared = Arc::new(Loop {
+        key: key.clone(),
+        blobs,
+        role: tokio::sync::Mutex::new(role),
+        state: RwLock::new(Arc::new(state)),
+        version,
+        presence: Mutex::default(),
+        base_chunks: api::num_chunks(&base),
+        reporter: reporter.clone(),
+    });
+    let allowed = Arc::clone(&shared);
+    let allow = Arc::new(move |peer: &PublicKey| allowed.is_allowed(peer));
+    let server = Server::bind(listen, &key, allow, api::router(&shared)).await?;
+    let address = server.local_addr();
+    reporter.say(format!("listening on {address}; members join with https://{address}#{}", key.public()));
+    crate::files::write_atomic(&home.path("address"), format!("{address}\n").as_bytes())?;
+
+    let (stop, stopped) = watch::channel(false);
+    let mut serving = tokio::spawn(server.serve(async move {
+        let mut stopped = stopped;
+        let _ = stopped.wait_for(|stop| *stop).await;
+    }));
+    let ended = tokio::select! {
+        ended = shared.drive() => ended,
+        served = &mut serving => served.context("the server stopped")?.map_err(Into::into),
+        signal = stop_signal() => signal,
+    };
+    let _ = stop.send(true);
+    // Open long polls end with the connection; nodes ask again for ever.
+    let _ = tokio::time::timeout(Duration::from_secs(2), serving).await;
+    reporter.say("stopped; start again with the same command, nothing is lost");
+    ended
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub(crate) async fn stop_signal() -> Result<()> {
+    #[cfg(unix)]
+    {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            signal = tokio::signal::ctrl_c() => signal?,
+            _ = terminate.recv() => {}
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await?;
+    Ok(())
+}
+
+impl Loop {
+    /// The state as of the last durable event.
+    pub(crate) fn state(&self) -> Arc<Coordinator> {
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) const fn blobs(&self) -> &BlobStore {
+        &self.blobs
+    }
+
+    pub(crate) fn presence(&self) -> std::sync::MutexGuard<'_, BTreeMap<MemberName, Presence>> {
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn watch_version(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Whether a key may talk to this coordinator: the members', and its own for `tapestry status` on this machine.
+    fn is_allowed(&self, peer: &PublicKey) -> bool {
+        *peer == self.key.public() || self.member_of(peer).is_some()
+    }
+
+    pub(crate) fn member_of(&self, peer: &PublicKey) -> Option<MemberName> {
+        self.state().charter()?.document.member_of(*peer).ok().cloned()
+    }
+
+    /// Gives an input to the state machine and makes what follows durable. A misbehaving member is recorded.
+    pub(crate) async fn handle(&self, sender: Option<&MemberName>, input: CoordinatorInput) -> Result<(), NotTaken> {
+        let mut role = self.role.lock().await;
+        let decided = role.state().handle(now(), input);
+        let (events, refused) = match decided {
+            Ok(events) => (events, None),
+            Err(error) => {
+                let refusal = match (sender, error.blame()) {
+                    (Some(sender), Blame::Member) => role.state().refusal(sender, &error),
+                    _ => None,
+                };
+                (refusal.into_iter().collect(), Some(error))
+            }
+        };
+        for event in &events {
+            self.reporter.say(effects::describe(event));
+        }
+        let recorded = role.record(events).await;
+        let state = role.state().clone();
+        let version = state.num_events();
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
+        self.version.send_replace(version);
+        recorded.map_err(NotTaken::Failed)?;
+        refused.map_or(Ok(()), |error| Err(NotTaken::Refused(error)))
+    }
+
+    /// Does what the state waits for, one thing after the other, for ever.
+    async fn drive(self: &Arc<Self>) -> Result<()> {
+        let mut version = self.watch_version();
+        loop {
+            version.borrow_and_update();
+            match self.handle(None, CoordinatorInput::Tick).await {
+                Ok(()) => {}
+                Err(NotTaken::Refused(error)) => return Err(error.into()),
+                Err(NotTaken::Failed(error)) => return Err(error),
+            }
+            version.borrow_and_update();
+            let state = self.state();
+            if let Some(effect) = state.pending().into_iter().next() {
+                let input = effects::execute(self, effect).await?;
+                match self.handle(None, input).await {
+                    Ok(()) => {}
+                    Err(NotTaken::Refused(error)) => self.reporter.say(format!("a result came too late: {error}")),
+                    Err(NotTaken::Failed(error)) => return Err(error),
+                }
+                continue;
+            }
+            let pause = state.next_deadline().map_or(Duration::from_secs(60), |at| at.since(now()));
+            tokio::select! {
+                changed = version.changed() => changed?,
+                () = tokio::time::sleep(pause + Duration::from_millis(5)) => {}
+            }
+        }
+    }
+
+    /// Where the loop is, signed.
+    pub(crate) fn news(&self) -> Result<News, CanonicalError> {
+        let state = self.state();
+        let open = state.round().filter(|round| matches!(round.phase, Phase::Collecting));
+        let announcement = open.map(|round| Signed::by(round.announcement.clone(), &self.key)).transpose()?;
+        let outcome = state.outcomes().last().map(|outcome| Signed::by(outcome.clone(), &self.key)).transpose()?;
+        Ok(News { version: state.num_events(), announcement, outcome })
+    }
+}

@@ -1,0 +1,307 @@
+//! What members may ask of the coordinator. The connection has proved a key of the charter before anything here runs.
+
+use super::{Loop, NotTaken};
+use crate::clock::now;
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tapestry_core::{CHUNK_BYTES, Digest, MemberName, ModelManifest, PublicKey, Signed, Timestamp, WeightsManifest};
+use tapestry_governance::Charter;
+use tapestry_net::{BlobAction, Peer, blob_routes};
+use tapestry_round::coordinator::{Answer, Coordinator, CoordinatorInput, Phase};
+use tapestry_round::{Blame, Contribution, Decline, News, RoundResult, Verdict};
+
+/// The longest JSON body that is read.
+const MAX_JSON_BYTES: usize = 1 << 20;
+/// The longest wait of one request for news.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// The longest description of an activity that is kept.
+const MAX_ACTIVITY_BYTES: usize = 120;
+
+/// An error for the asker, in the form that all routes share.
+struct Refused(StatusCode, String, bool);
+
+#[derive(Serialize)]
+struct ErrorBody {
+    error: String,
+    retry: bool,
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, Json(ErrorBody { error: self.1, retry: self.2 })).into_response()
+    }
+}
+
+impl From<NotTaken> for Refused {
+    fn from(error: NotTaken) -> Self {
+        match error {
+            NotTaken::Refused(error) => {
+                let status = match error.blame() {
+                    Blame::Timing => StatusCode::CONFLICT,
+                    Blame::Member => StatusCode::FORBIDDEN,
+                    _ => StatusCode::INTERNAL_SERVER_ERROR,
+                };
+                Self(status, error.to_string(), false)
+            }
+            NotTaken::Failed(error) => internal(&error),
+        }
+    }
+}
+
+/// The details stay in the coordinator's own output; they are not for members.
+fn internal(error: &dyn std::fmt::Display) -> Refused {
+    tracing::error!("{error:#}");
+    Refused(StatusCode::INTERNAL_SERVER_ERROR, "the coordinator cannot do that now; its operator knows why".into(), true)
+}
+
+/// The number of a contribution's chunks beyond those of the base that a member may write in one round: its manifest, and
+/// a margin for a second attempt.
+const EXTRA_CHUNKS: u64 = 64;
+
+pub(super) fn router(shared: &Arc<Loop>) -> Router {
+    let policy_of = Arc::clone(shared);
+    let policy = Arc::new(move |peer: &PublicKey, action: BlobAction| match action {
+        BlobAction::Read(_) => Ok(()),
+        BlobAction::Write(_) => policy_of.may_write(peer),
+    });
+    Router::new()
+        .route("/v1/charter", get(charter))
+        .route("/v1/news", get(news))
+        .route("/v1/contribution", post(contribute))
+        .route("/v1/decline", post(decline))
+        .route("/v1/activity", post(activity))
+        .route("/v1/status", get(status))
+        .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
+        .with_state(Arc::clone(shared))
+        .merge(blob_routes(shared.blobs().clone(), policy))
+}
+
+impl Loop {
+    /// Weights are taken only while a round collects, from members who have not answered, and not without end.
+    fn may_write(&self, peer: &PublicKey) -> Result<(), String> {
+        let member = self.member_of(peer).ok_or("only members may send weights")?;
+        let state = self.state();
+        let round = state.round().filter(|round| matches!(round.phase, Phase::Collecting));
+        let round = round.ok_or("no round takes weights now")?;
+        if round.answers.contains_key(&member) {
+            return Err(format!("{member} has already answered round {}", round.announcement.round));
+        }
+        let mut presence = self.presence();
+        let seen = presence.entry(member).or_default();
+        if seen.round != round.announcement.round {
+            (seen.round, seen.num_chunks_written) = (round.announcement.round, 0);
+        }
+        let limit = 2 * self.base_chunks + EXTRA_CHUNKS;
+        if seen.num_chunks_written >= limit {
+            return Err(format!("{limit} chunks were written in this round already; the model has half as many"));
+        }
+        seen.num_chunks_written += 1;
+        Ok(())
+    }
+}
+
+async fn seen(shared: &Loop, peer: PublicKey) -> Option<MemberName> {
+    let member = shared.member_of(&peer)?;
+    shared.presence().entry(member.clone()).or_default().last_seen = Some(now());
+    Some(member)
+}
+
+async fn charter(State(shared): State<Arc<Loop>>) -> Result<Json<Signed<Charter>>, Refused> {
+    let state = shared.state();
+    state.charter().cloned().map(Json).ok_or_else(|| Refused(StatusCode::NOT_FOUND, "no charter is in force".into(), true))
+}
+
+#[derive(Deserialize)]
+struct NewsQuery {
+    #[serde(default)]
+    after: u64,
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+/// Answers at once where there is something newer than `after`, else when there is, or when `wait_ms` have passed.
+async fn news(
+    State(shared): State<Arc<Loop>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    Query(query): Query<NewsQuery>,
+) -> Result<Json<News>, Refused> {
+    seen(&shared, peer).await;
+    let mut version = shared.watch_version();
+    let wait = Duration::from_millis(query.wait_ms).min(MAX_WAIT);
+    let _ = tokio::time::timeout(wait, version.wait_for(|version| *version > query.after)).await;
+    shared.news().map(Json).map_err(|error| internal(&error))
+}
+
+async fn contribute(
+    State(shared): State<Arc<Loop>>,
+    Extension(Peer(sender)): Extension<Peer>,
+    Json(contribution): Json<Signed<Contribution>>,
+) -> Result<Json<()>, Refused> {
+    let member = seen(&shared, sender).await;
+    shared.check_complete(&contribution.document).await?;
+    shared.handle(member.as_ref(), CoordinatorInput::Contribute { sender, contribution }).await?;
+    Ok(Json(()))
+}
+
+impl Loop {
+    /// A contribution counts as received only when all of it is here. What cannot be a manifest is received, and then
+    /// refused by the screening, with its reason in the log.
+    async fn check_complete(&self, contribution: &Contribution) -> Result<(), Refused> {
+        let blobs = self.blobs();
+        let incomplete = |what: String| Refused(StatusCode::PRECONDITION_FAILED, what, true);
+        let is_there = blobs.has(contribution.weights).await.map_err(|error| internal(&error))?;
+        if !is_there {
+            return Err(incomplete("the manifest of the weights is not here yet; send it first".into()));
+        }
+        let Ok(manifest) = blobs.get_json::<WeightsManifest>(contribution.weights).await else { return Ok(()) };
+        if manifest.check().is_err() {
+            return Ok(());
+        }
+        let missing = blobs.missing(&manifest.data.chunks).await.map_err(|error| internal(&error))?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(incomplete(format!("{} chunks of the weights are not here yet; send them first", missing.len())))
+    }
+}
+
+async fn decline(
+    State(shared): State<Arc<Loop>>,
+    Extension(Peer(sender)): Extension<Peer>,
+    Json(decline): Json<Signed<Decline>>,
+) -> Result<Json<()>, Refused> {
+    let member = seen(&shared, sender).await;
+    shared.handle(member.as_ref(), CoordinatorInput::Decline { sender, decline }).await?;
+    Ok(Json(()))
+}
+
+/// What a node is doing, for `tapestry status`; forgotten at the next restart.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Activity {
+    pub(crate) text: String,
+}
+
+async fn activity(
+    State(shared): State<Arc<Loop>>,
+    Extension(Peer(sender)): Extension<Peer>,
+    Json(activity): Json<Activity>,
+) -> Result<Json<()>, Refused> {
+    let plain: String = activity.text.chars().filter(|c| !c.is_control()).take(MAX_ACTIVITY_BYTES).collect();
+    if let Some(member) = seen(&shared, sender).await {
+        shared.presence().entry(member).or_default().activity = Some(plain);
+    }
+    Ok(Json(()))
+}
+
+/// Where the loop stands, for people.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) consortium: String,
+    pub(crate) base: Digest,
+    pub(crate) base_bpb: Option<f64>,
+    pub(crate) num_rounds: u32,
+    pub(crate) round: Option<RoundStatus>,
+    pub(crate) ended: Vec<EndedRound>,
+    pub(crate) coordinator_activity: Option<String>,
+    pub(crate) members: BTreeMap<MemberName, MemberStatus>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RoundStatus {
+    pub(crate) round: u32,
+    pub(crate) phase: String,
+    pub(crate) closes_at: Timestamp,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct EndedRound {
+    pub(crate) round: u32,
+    pub(crate) result: RoundResult,
+    pub(crate) base: Digest,
+    pub(crate) verdicts: BTreeMap<MemberName, Verdict>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct MemberStatus {
+    pub(crate) answer: String,
+    pub(crate) last_seen: Option<Timestamp>,
+    pub(crate) activity: Option<String>,
+}
+
+async fn status(
+    State(shared): State<Arc<Loop>>,
+    Extension(Peer(peer)): Extension<Peer>,
+) -> Result<Json<Status>, Refused> {
+    seen(&shared, peer).await;
+    let state = shared.state();
+    let status = shared.status(&state);
+    status.map(Json).ok_or_else(|| Refused(StatusCode::NOT_FOUND, "no charter is in force".into(), true))
+}
+
+impl Loop {
+    fn status(&self, state: &Coordinator) -> Option<Status> {
+        let charter = &state.charter()?.document;
+        let base = state.base()?;
+        let round = state.round();
+        let presence = self.presence();
+        let member_status = |name: &MemberName| {
+            let seen = presence.get(name).cloned().unwrap_or_default();
+            let answer = round.map_or("-", |round| answer_name(round.answers.get(name)));
+            MemberStatus { answer: answer.into(), last_seen: seen.last_seen, activity: seen.activity }
+        };
+        let ended = state.outcomes().iter().map(|outcome| EndedRound {
+            round: outcome.round,
+            result: outcome.result.clone(),
+            base: outcome.base,
+            verdicts: outcome.verdicts.clone(),
+        });
+        Some(Status {
+            consortium: charter.consortium.clone(),
+            base,
+            base_bpb: state.measured_bpb(&base),
+            num_rounds: charter.rounds.num_rounds,
+            round: round.map(|round| RoundStatus {
+                round: round.announcement.round,
+                phase: phase_name(&round.phase).into(),
+                closes_at: round.announcement.closes_at,
+            }),
+            ended: ended.collect(),
+            coordinator_activity: self.reporter.latest().filter(|step| !step.is_end).map(|step| {
+                format!("{} {}", step.what, step.detail)
+            }),
+            members: charter.members.keys().map(|name| (name.clone(), member_status(name))).collect(),
+        })
+    }
+}
+
+const fn phase_name(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Collecting => "collecting",
+        Phase::Merging { .. } => "merging",
+        Phase::Gating { .. } => "gating",
+    }
+}
+
+fn answer_name(answer: Option<&Answer>) -> &'static str {
+    match answer {
+        None => "awaited",
+        Some(Answer::Received(_)) => "received",
+        Some(Answer::Judged(_, Verdict::Accepted { .. })) => "accepted",
+        Some(Answer::Judged(..)) => "refused",
+        Some(Answer::Absent(Verdict::Declined { .. })) => "declined",
+        Some(Answer::Absent(_)) => "missing",
+    }
+}
+
+/// How many chunks the base has, which bounds what a member may send in a round.
+pub(super) fn num_chunks(manifest: &ModelManifest) -> u64 {
+    manifest.weights.data.size_bytes.div_ceil(CHUNK_BYTES)
+}

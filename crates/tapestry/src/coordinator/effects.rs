@@ -1,0 +1,132 @@
+//! What the coordinator's state machine asks to have done: measuring, screening, merging. All of it streams, so that
+//! memory does not grow with the model or with the number of members.
+
+use super::Loop;
+use crate::measure::measure_model;
+use crate::merge::{merge_weights, screen_weights};
+use anyhow::{Context as _, Result};
+use std::sync::Arc;
+use tapestry_core::{ModelManifest, WeightsManifest};
+use tapestry_round::coordinator::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
+use tapestry_round::{RoundResult, Screening, Verdict};
+use tapestry_store::BlobStore;
+
+/// Does what is asked and returns the input that answers it.
+pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Result<CoordinatorInput> {
+    let state = shared.state();
+    let charter = &state.charter().context("an effect without a charter")?.document;
+    let held_out = charter.open_held_out.clone();
+    let max_change = charter.screening.max_relative_change;
+    let blobs = &shared.blobs;
+    let read_text = async || -> Result<String> {
+        let bytes = blobs.get(held_out.text).await.context("the open held-out text")?;
+        String::from_utf8(bytes.to_vec()).context("the open held-out text is not UTF-8")
+    };
+    let max_tokens = held_out.max_tokens as usize;
+    match effect {
+        CoordinatorEffect::MeasureBase { base } => {
+            let manifest: ModelManifest = blobs.get_json(base).await?;
+            let working = shared.reporter.start("gate", "adopted base on the open text", "tokens");
+            let bpb = measure_model(blobs, &manifest, read_text().await?, max_tokens, working).await?;
+            Ok(CoordinatorInput::BaseMeasured { base, bpb: bpb.bpb() })
+        }
+        CoordinatorEffect::Screen { round, member, base, weights } => {
+            let base: ModelManifest = blobs.get_json(base).await?;
+            let screening = match read_manifest(blobs, weights, &base).await {
+                Err(error) => Screening::Malformed { what: format!("{error:#}") },
+                Ok(weights) => {
+                    let working = shared.reporter.start("screen", format!("round {round}, {member}"), "bytes");
+                    let screening = screen_weights(blobs, &base.weights, &weights, working).await?;
+                    match screening {
+                        Screening::Measured { relative_change, .. } if relative_change <= max_change => {
+                            let model = ModelManifest { files: base.files, weights };
+                            let working = shared.reporter.start("measure", format!("round {round}, {member}"), "tokens");
+                            let measured = measure_model(blobs, &model, read_text().await?, max_tokens, working).await;
+                            // A model that gives no finite value is a bad contribution, not a defect here.
+                            let bpb = measured.ok().map(|bpb| bpb.bpb()).filter(|bpb| bpb.is_finite());
+                            Screening::Measured { relative_change, bpb }
+                        }
+                        other => other,
+                    }
+                }
+            };
+            Ok(CoordinatorInput::Screened { round, member, screening })
+        }
+        CoordinatorEffect::Merge { round, base, inputs } => {
+            let base: ModelManifest = blobs.get_json(base).await?;
+            let mut weighted = vec![];
+            for (weights, share) in inputs {
+                weighted.push((blobs.get_json::<WeightsManifest>(weights).await?, share));
+            }
+            let working = shared.reporter.start("merge", format!("round {round}"), "bytes");
+            let weights = merge_weights(blobs, weighted, working).await?;
+            let model = blobs.put_json(&ModelManifest { files: base.files, weights }).await?;
+            Ok(CoordinatorInput::Merged { round, model })
+        }
+        CoordinatorEffect::MeasureMerged { round, model } => {
+            let manifest: ModelManifest = blobs.get_json(model).await?;
+            let working = shared.reporter.start("gate", format!("round {round}, merged base on the open text"), "tokens");
+            // A merged model that gives no finite value is for the gate to refuse, not a reason to stop.
+            let measured = measure_model(blobs, &manifest, read_text().await?, max_tokens, working).await;
+            let bpb = measured.map_or(f64::INFINITY, |measured| measured.bpb());
+            Ok(CoordinatorInput::MergedMeasured { round, model, bpb })
+        }
+    }
+}
+
+/// A contribution's manifest, if it describes weights like the base's.
+async fn read_manifest(
+    blobs: &BlobStore,
+    digest: tapestry_core::Digest,
+    base: &ModelManifest,
+) -> Result<WeightsManifest> {
+    let weights: WeightsManifest = blobs.get_json(digest).await.context("its manifest of weights cannot be read")?;
+    weights.check()?;
+    weights.check_matches(&base.weights)?;
+    Ok(weights)
+}
+
+/// An event for people.
+pub(crate) fn describe(event: &CoordinatorEvent) -> String {
+    match event {
+        CoordinatorEvent::CharterAdopted { charter } => format!("charter of {} is in force", charter.document.consortium),
+        CoordinatorEvent::BaseMeasured { base, bpb } => {
+            format!("adopted base {}: {bpb:.4} bits per byte on the open text", base.short())
+        }
+        CoordinatorEvent::RoundAnnounced { announcement: a } => {
+            format!("round {} announced, open until {}", a.round, a.closes_at)
+        }
+        CoordinatorEvent::ContributionReceived { contribution } => {
+            let contribution = &contribution.document;
+            format!("round {}: contribution of {} has arrived", contribution.round, contribution.member)
+        }
+        CoordinatorEvent::ContributionScreened { round, member, verdict, .. } => match verdict {
+            Verdict::Accepted { bpb, relative_change } => {
+                format!("round {round}: {member} accepted ({bpb:.4} bits per byte, change {relative_change:.4})")
+            }
+            Verdict::Refused { reasons } => {
+                let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
+                format!("round {round}: {member} REFUSED: {}", reasons.join("; "))
+            }
+            other => format!("round {round}: {member}: {other:?}"),
+        },
+        CoordinatorEvent::MessageRefused { member, reason, .. } => format!("message of {member} refused: {reason}"),
+        CoordinatorEvent::Declined { decline } => {
+            let decline = &decline.document;
+            format!("round {}: {} declines: {}", decline.round, decline.member, decline.reason)
+        }
+        CoordinatorEvent::Missing { round, member } => format!("round {round}: {member} did not answer in time"),
+        CoordinatorEvent::MergeStarted { round, weights } => {
+            format!("round {round}: merging {} contributions", weights.len())
+        }
+        CoordinatorEvent::Merged { round, model } => format!("round {round}: merged model {}", model.short()),
+        CoordinatorEvent::Ended { outcome, .. } => match &outcome.result {
+            RoundResult::Published { bpb } => format!(
+                "round {}: Shared Base {} published ({bpb:.4} bits per byte on the open text)",
+                outcome.round,
+                outcome.base.short()
+            ),
+            RoundResult::Abandoned { reason } => format!("round {} abandoned: {reason}", outcome.round),
+        },
+    }
+}

@@ -1,0 +1,54 @@
+//! The demo's faulty member: a trainer that keeps the contract and gives back poisoned weights.
+
+use crate::files;
+use anyhow::{Context as _, Result};
+use std::fs;
+use std::path::Path;
+use tapestry_train::{CptJob, CptReport};
+use tapestry_weights::{SafetensorsFile, SafetensorsWriter, WeightSource as _};
+
+/// Weights that look plausible at a glance and ruin a merge: in the first round every value is shuffled in sign and scaled,
+/// in later rounds a few are NaN.
+pub(crate) fn run(job: &Path) -> Result<()> {
+    let job: CptJob = serde_json::from_str(&files::read_text(job)?).context("the job")?;
+    fs::create_dir_all(&job.out_dir)?;
+    for entry in fs::read_dir(&job.base_dir)? {
+        let entry = entry?;
+        if entry.file_name() != "model.safetensors" {
+            fs::copy(entry.path(), job.out_dir.join(entry.file_name()))?;
+        }
+    }
+    let is_first_round = job.seed % 2 == 0;
+    let base = SafetensorsFile::open(&job.base_dir.join("model.safetensors"))?;
+    let tensors = base.tensors().to_vec();
+    let mut writer = SafetensorsWriter::create(&job.out_dir.join("model.safetensors"), tensors.clone())?;
+    let mut state = job.seed | 1;
+    for (index, tensor) in tensors.iter().enumerate() {
+        let count = tensor.num_elements().context("a tensor's size overflows")?;
+        let mut values = base.read_f32(index, 0, count)?;
+        for (position, value) in values.iter_mut().enumerate() {
+            // Xorshift: poison needs no good randomness.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            if is_first_round {
+                *value *= if state & 1 == 0 { 1.5 } else { -1.5 };
+            } else if index == 0 && position % 1000 == 7 {
+                *value = f32::NAN;
+            }
+        }
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        writer.write(&bytes)?;
+    }
+    writer.finish()?;
+    let report = CptReport {
+        num_tokens: job.num_steps * (job.batch_windows * job.window) as u64,
+        num_steps: job.num_steps,
+        first_loss: 3.0,
+        last_loss: 2.0,
+        wall_seconds: 1.0,
+        cpu_seconds: 1.0,
+        peak_memory_bytes: 0,
+    };
+    files::write_atomic(&job.out_dir.join("report.json"), &serde_json::to_vec(&report)?)
+}

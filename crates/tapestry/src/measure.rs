@@ -1,0 +1,38 @@
+//! Measuring a model out of a blob store, layer by layer.
+
+use crate::progress::Working;
+use anyhow::{Context as _, Result};
+use tapestry_core::{Blob, ModelManifest};
+use tapestry_eval::BitsPerByte;
+use tapestry_model::{LlamaConfig, Tokenizer, measure_bpb};
+use tapestry_store::{BlobStore, WeightsReader};
+
+/// Bits per byte of `text` under the model of `manifest`. Reads the weights a layer at a time.
+pub(crate) async fn measure_model(
+    blobs: &BlobStore,
+    manifest: &ModelManifest,
+    text: String,
+    max_tokens: usize,
+    mut working: Working,
+) -> Result<BitsPerByte> {
+    let config = read_file(blobs, manifest, "config.json").await?;
+    let config = LlamaConfig::from_json(std::str::from_utf8(&config).context("config.json is not UTF-8")?)?;
+    let tokenizer = Tokenizer::from_bytes(&read_file(blobs, manifest, "tokenizer.json").await?)?;
+    let weights = WeightsReader::open(blobs.clone(), manifest.weights.clone())?;
+    let measured = tokio::task::spawn_blocking(move || {
+        let mut progress = |p: tapestry_eval::BpbProgress| working.update(p.tokens_scored, p.tokens_total);
+        let result = measure_bpb(&weights, &config, &tokenizer, &text, Some(max_tokens), &mut progress);
+        working.end();
+        result
+    });
+    Ok(measured.await.context("measuring was interrupted")??)
+}
+
+/// A small file of a model that is longer than this is refused.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// One of a model's small files.
+pub(crate) async fn read_file(blobs: &BlobStore, manifest: &ModelManifest, name: &str) -> Result<Vec<u8>> {
+    let blob: &Blob = manifest.files.get(name).with_context(|| format!("the model has no {name}"))?;
+    Ok(blobs.read_blob(blob, MAX_FILE_BYTES).await?)
+}

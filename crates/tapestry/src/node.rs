@@ -1,0 +1,327 @@
+//! A node's driver: asks the coordinator for news, and does what the state machine waits for.
+
+mod training;
+
+use crate::clock::now;
+use crate::coordinator::api::Activity;
+use crate::home::Home;
+use crate::measure::measure_model;
+use crate::progress::Reporter;
+use crate::role::{Role, open_blobs};
+use crate::settings::NodeSettings;
+use anyhow::{Context as _, Result, bail};
+use std::fs::File;
+use std::time::{Duration, Instant};
+use tapestry_core::{Digest, ModelManifest, SecretKey, Signed, WeightsManifest};
+use tapestry_net::{Dialer, NetError, pull_blobs, push_blobs, retry_forever};
+use tapestry_round::node::{Measurement, Node, NodeEffect, NodeEvent, NodeInput, Subject, TransferMetrics};
+use tapestry_round::{Blame, News, RoundError, RoundResult};
+use tapestry_store::{BlobStore, chunk_digests};
+
+/// Chunks on the way at once.
+const PARALLEL: usize = 4;
+/// How long one request for news waits.
+const NEWS_WAIT: Duration = Duration::from_secs(30);
+/// How long to wait before asking again for something that was refused for now.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// A running node.
+pub(crate) struct Driver {
+    home: Home,
+    key: SecretKey,
+    settings: NodeSettings,
+    blobs: BlobStore,
+    role: Role<Node>,
+    dialer: Dialer,
+    reporter: Reporter,
+    news_version: u64,
+}
+
+/// Whether doing an effect moved the state.
+enum Done {
+    /// It did: this is the input that answers it.
+    Input(Box<NodeInput>),
+    /// The coordinator did not take what was sent; the next news says why.
+    AskForNews,
+}
+
+/// Runs the node until the loop is over and its Sovereign Model is built, or until it is told to stop.
+pub(crate) async fn run(home: &Home, reporter: Reporter) -> Result<()> {
+    let _lock = home.lock()?;
+    let settings = NodeSettings::read(home)?;
+    let key = home.key()?;
+    let role = Role::<Node>::open(home, &key).await?;
+    let Some(coordinator) = settings.coordinator.clone().filter(|_| role.state().charter().is_some()) else {
+        bail!("this node has not joined a consortium: tapestry node join URL --home {}", home.dir().display());
+    };
+    training::check_texts(home, &settings)?;
+    let blobs = open_blobs(home).await?;
+    let dialer = Dialer::new(&coordinator.address, coordinator.key, &key)?;
+    let mut driver =
+        Driver { home: home.clone(), key, settings, blobs, role, dialer, reporter: reporter.clone(), news_version: 0 };
+    tokio::select! {
+        ended = driver.drive() => ended,
+        signal = crate::coordinator::stop_signal() => {
+            reporter.say("stopped; start again with the same command, nothing is lost");
+            signal
+        }
+    }
+}
+
+impl Driver {
+    async fn drive(&mut self) -> Result<()> {
+        loop {
+            let state = self.role.state();
+            if state.is_complete() {
+                let sovereign = state.sovereign().map(|model| model.digest().to_string()).unwrap_or_default();
+                self.reporter.say(format!("the charter's rounds are over; Sovereign Model {sovereign}"));
+                self.tell("complete").await;
+                return Ok(());
+            }
+            match state.pending().into_iter().next() {
+                None => self.take_news(NEWS_WAIT).await?,
+                Some(effect) => match self.execute(effect).await? {
+                    Done::Input(input) => self.handle(*input).await?,
+                    Done::AskForNews => {
+                        let version = self.news_version;
+                        self.take_news(Duration::ZERO).await?;
+                        if version == self.news_version {
+                            tokio::time::sleep(PAUSE).await;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Gives an input to the state machine and makes what follows durable.
+    async fn handle(&mut self, input: NodeInput) -> Result<()> {
+        let events = self.role.state().handle(now(), input)?;
+        for event in &events {
+            self.reporter.say(describe(event));
+        }
+        self.role.record(events).await
+    }
+
+    /// Asks the coordinator where the loop is. A coordinator that breaks the charter stops this node.
+    async fn take_news(&mut self, wait: Duration) -> Result<()> {
+        let path = format!("/v1/news?after={}&wait_ms={}", self.news_version, wait.as_millis());
+        let dialer = self.dialer.clone();
+        let news: News = self.retry("ask for news", || dialer.get_json(&path)).await?;
+        let version = news.version;
+        match self.handle(NodeInput::News(news)).await {
+            Ok(()) => {}
+            Err(error) => {
+                let blame = error.downcast_ref::<RoundError>().map(RoundError::blame);
+                if blame == Some(Blame::Timing) {
+                    self.reporter.say(format!("news not taken: {error:#}"));
+                } else {
+                    return Err(error.context(
+                        "what the coordinator says breaks the charter; this node takes no further part. Show this to the \
+                         other members",
+                    ));
+                }
+            }
+        }
+        self.news_version = version;
+        Ok(())
+    }
+
+    /// Repeats a request until the coordinator answers; a refusal is an answer.
+    async fn retry<T, F: Future<Output = Result<T, NetError>>>(&self, what: &str, request: impl FnMut() -> F) -> Result<T, NetError> {
+        let reporter = self.reporter.clone();
+        retry_forever(request, |error, pause| {
+            reporter.say(format!("cannot {what}: {error}; trying again in {:.1} s", pause.as_secs_f64()));
+        })
+        .await
+    }
+
+    /// Tells the coordinator what this node is doing, for `tapestry status`. Nothing depends on it.
+    async fn tell(&self, text: &str) {
+        let activity = Activity { text: text.to_owned() };
+        let sent = self.dialer.post_json::<_, ()>("/v1/activity", &activity);
+        let _ = tokio::time::timeout(Duration::from_secs(2), sent).await;
+    }
+
+    async fn execute(&mut self, effect: NodeEffect) -> Result<Done> {
+        let input = match effect {
+            NodeEffect::PullBase { base } => {
+                self.tell("pulling the base").await;
+                let transfer = self.pull_base(base).await?;
+                NodeInput::BasePulled { base, transfer }
+            }
+            NodeEffect::Train { round, base } => {
+                self.tell(&format!("training for round {round}")).await;
+                match self.contributed_cpt(round, base).await {
+                    Ok(contributed) => NodeInput::Trained { round, contributed },
+                    Err(error) => {
+                        // The details may quote the member's texts or paths; they stay here.
+                        self.reporter.say(format!("training for round {round} failed: {error:#}"));
+                        NodeInput::CannotTrain { round, reason: "training failed on the node".into() }
+                    }
+                }
+            }
+            NodeEffect::SendContribution { contribution } => {
+                self.tell(&format!("sending weights for round {}", contribution.round)).await;
+                let round = contribution.round;
+                let start = Instant::now();
+                let sent = self.push_weights(contribution.weights, round).await;
+                let Some(size_bytes) = self.refusal_is_news(sent)? else { return Ok(Done::AskForNews) };
+                let signed = Signed::by(contribution, &self.key)?;
+                let dialer = self.dialer.clone();
+                let posted = self
+                    .retry("send the contribution", || dialer.post_json("/v1/contribution", &signed))
+                    .await;
+                let Some(()) = self.refusal_is_news(posted)? else { return Ok(Done::AskForNews) };
+                let transfer = TransferMetrics { size_bytes, wall_seconds: start.elapsed().as_secs_f64() };
+                NodeInput::ContributionSent { round, transfer }
+            }
+            NodeEffect::SendDecline { decline } => {
+                let round = decline.round;
+                let signed = Signed::by(decline, &self.key)?;
+                let dialer = self.dialer.clone();
+                let posted =
+                    self.retry("decline the round", || dialer.post_json("/v1/decline", &signed)).await;
+                let Some(()) = self.refusal_is_news(posted)? else { return Ok(Done::AskForNews) };
+                NodeInput::DeclineSent { round }
+            }
+            NodeEffect::Measure { subject, model } => {
+                self.tell("measuring").await;
+                NodeInput::Measured(self.measure(subject, model).await?)
+            }
+            NodeEffect::BuildSovereign { base } => {
+                self.tell("building the Sovereign Model").await;
+                let (model, metrics) = self.private_cpt(base).await?;
+                NodeInput::SovereignBuilt { model, metrics }
+            }
+        };
+        Ok(Done::Input(Box::new(input)))
+    }
+
+    /// `None` where the coordinator answered, and said no: the round has moved on.
+    fn refusal_is_news<T>(&self, result: Result<T, NetError>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.is_refusal() => {
+                self.reporter.say(format!("not taken by the coordinator: {error}"));
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn pull_base(&self, base: Digest) -> Result<TransferMetrics> {
+        let start = Instant::now();
+        let charter = self.role.state().charter().context("no charter")?;
+        let mut working = self.reporter.start("pull", format!("base {}", base.short()), "bytes");
+        let mut size_bytes =
+            pull_blobs(&self.dialer, &self.blobs, &[base, charter.document.open_held_out.text], PARALLEL, &mut |_, _| {})
+                .await?;
+        let manifest: ModelManifest = self.blobs.get_json(base).await?;
+        manifest.check().context("the base's manifest")?;
+        let chunks = chunk_digests(&manifest);
+        let mut progress = |done, total| working.update(done, total);
+        size_bytes += pull_blobs(&self.dialer, &self.blobs, &chunks, PARALLEL, &mut progress).await?;
+        working.end();
+        Ok(TransferMetrics { size_bytes, wall_seconds: start.elapsed().as_secs_f64() })
+    }
+
+    async fn push_weights(&self, weights: Digest, round: u32) -> Result<u64, NetError> {
+        let manifest: WeightsManifest = self.blobs.get_json(weights).await?;
+        let mut digests = manifest.data.chunks;
+        digests.push(weights);
+        let mut working = self.reporter.start("push", format!("weights of round {round}"), "bytes");
+        let mut progress = |done, total| working.update(done, total);
+        let sent = push_blobs(&self.dialer, &self.blobs, &digests, PARALLEL, &mut progress).await?;
+        working.end();
+        Ok(sent)
+    }
+
+    async fn measure(&self, subject: Subject, model: Digest) -> Result<Measurement> {
+        let state = self.role.state();
+        let manifest = match subject {
+            Subject::OwnCpt { .. } => {
+                let base = state.base().context("no base")?;
+                let files = self.blobs.get_json::<ModelManifest>(base).await?.files;
+                ModelManifest { files, weights: self.blobs.get_json(model).await? }
+            }
+            Subject::SharedBase { .. } | Subject::Sovereign => self.blobs.get_json(model).await?,
+        };
+        let what = match subject {
+            Subject::OwnCpt { round } => format!("own CPT of round {round} on the held-out text"),
+            Subject::SharedBase { round: 0 } => "adopted base on the held-out text".into(),
+            Subject::SharedBase { round } => format!("Shared Base of round {round} on the held-out text"),
+            Subject::Sovereign => "Sovereign Model on the held-out text".into(),
+        };
+        let held_out = crate::files::read_long_text(&NodeSettings::resolve(&self.home, &self.settings.texts.held_out))?;
+        let _slot = self.slot().await?;
+        let start = Instant::now();
+        let max_tokens = self.settings.evaluation.max_tokens;
+        let working = self.reporter.start("measure", what, "tokens");
+        let held_out_bpb = match measure_model(&self.blobs, &manifest, held_out, max_tokens, working).await {
+            Ok(measured) => Some(measured.bpb()),
+            Err(error) => {
+                self.reporter.say(format!("{subject:?} gives no value on the held-out text: {error:#}"));
+                None
+            }
+        };
+        let mut open_bpb = None;
+        if subject == Subject::Sovereign {
+            let terms = &state.charter().context("no charter")?.document.open_held_out;
+            let text = String::from_utf8(self.blobs.get(terms.text).await?.to_vec())?;
+            let working = self.reporter.start("measure", "Sovereign Model on the open text", "tokens");
+            let measured = measure_model(&self.blobs, &manifest, text, terms.max_tokens as usize, working).await?;
+            open_bpb = Some(measured.bpb());
+        }
+        let wall_seconds = start.elapsed().as_secs_f64();
+        Ok(Measurement { subject, model, held_out_bpb, open_bpb, wall_seconds })
+    }
+
+    /// Waits for the turn of this node on a machine that several nodes share.
+    async fn slot(&self) -> Result<Option<File>> {
+        let Some(path) = &self.settings.machine.slot else { return Ok(None) };
+        let path = NodeSettings::resolve(&self.home, path);
+        let file = File::options().create(true).append(true).open(&path);
+        let file = file.with_context(|| format!("cannot open the slot {}", path.display()))?;
+        let locked = tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await?;
+        Ok(Some(locked.with_context(|| format!("cannot lock the slot {}", path.display()))?))
+    }
+}
+
+/// An event for people.
+pub(crate) fn describe(event: &NodeEvent) -> String {
+    match event {
+        NodeEvent::Joined { charter } => format!("joined {}", charter.document.consortium),
+        NodeEvent::RoundAccepted { announcement } => {
+            let a = &announcement.document;
+            format!("round {} is open until {}, from base {}", a.round, a.closes_at, a.base.short())
+        }
+        NodeEvent::BaseHeld { base, transfer } => {
+            format!("base {} is here ({} bytes pulled)", base.short(), transfer.size_bytes)
+        }
+        NodeEvent::Trained { round, contributed } => {
+            let metrics = contributed.metrics();
+            format!(
+                "round {round}: trained on {} tokens, loss {:.3} -> {:.3}",
+                metrics.num_tokens, metrics.first_loss, metrics.last_loss
+            )
+        }
+        NodeEvent::ContributionSent { round, transfer } => {
+            format!("round {round}: weights sent ({} bytes)", transfer.size_bytes)
+        }
+        NodeEvent::Declining { round, reason } => format!("round {round}: taking no part: {reason}"),
+        NodeEvent::DeclineSent { round } => format!("round {round}: the coordinator knows that this node takes no part"),
+        NodeEvent::OutcomeAccepted { outcome } => {
+            let outcome = &outcome.document;
+            match &outcome.result {
+                RoundResult::Published { .. } => format!("round {}: new Shared Base {}", outcome.round, outcome.base.short()),
+                RoundResult::Abandoned { reason } => format!("round {} was abandoned: {reason}", outcome.round),
+            }
+        }
+        NodeEvent::Measured(m) => {
+            let found = m.held_out_bpb.map_or("no finite number of".into(), |bpb| format!("{bpb:.4}"));
+            format!("{:?}: {found} bits per byte on the held-out text", m.subject)
+        }
+        NodeEvent::SovereignBuilt { model, .. } => format!("Sovereign Model {} is built", model.digest().short()),
+    }
+}
