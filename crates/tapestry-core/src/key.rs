@@ -14,7 +14,9 @@ use zeroize::Zeroizing;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The text or bytes are not a public key.
-    #[error("expected an Ed25519 public key (64 hexadecimal digits of a valid, not weak, curve point), found {found:?}")]
+    #[error(
+        "expected an Ed25519 public key (64 hexadecimal digits of a valid, not weak, curve point), found {found:?}"
+    )]
     NotAPublicKey {
         /// The start of what was found.
         found: String,
@@ -26,7 +28,9 @@ pub enum KeyError {
         found: String,
     },
     /// The file does not hold a secret key. What it holds is not repeated here.
-    #[error("this is not an Ed25519 secret key in PKCS#8 PEM form; make one with `tapestry node init` or `tapestry coordinator init`")]
+    #[error(
+        "this is not an Ed25519 secret key in PKCS#8 PEM form; make one with `tapestry node init` or `tapestry coordinator init`"
+    )]
     NotASecretKey,
     /// The signature does not belong to this key and message.
     #[error("the signature was not made by key {key} over this content")]
@@ -243,7 +247,8 @@ mod tests {
     #[test]
     fn rfc_8032_test_1_gives_the_published_key_and_signature() {
         let mut seed = [0; 32];
-        hex::decode_to_slice("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60", &mut seed).expect("hex");
+        hex::decode_to_slice("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60", &mut seed)
+            .expect("hex");
         let secret = SecretKey::from_seed(&Zeroizing::new(seed));
         assert_eq!(secret.public().to_string(), "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
         assert!(secret.sign(b"").to_string().starts_with("e5564300c360ac729086e2cc806e828a84877f1eb8e5d974"));

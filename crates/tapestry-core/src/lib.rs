@@ -17,9 +17,7 @@ mod time;
 pub use canonical::{CanonicalError, to_canonical_json};
 pub use digest::{Digest, DigestHasher, ParseDigestError};
 pub use key::{KeyError, PublicKey, SecretKey, Signature};
-pub use manifest::{
-    Blob, CHUNK_BYTES, Dtype, ManifestError, ModelManifest, TensorSpec, WeightsManifest,
-};
+pub use manifest::{Blob, CHUNK_BYTES, Dtype, ManifestError, ModelManifest, TensorSpec, WeightsManifest};
 pub use name::{MemberName, NameError};
 pub use signed::{Document, Quorum, QuorumError, Signed, SignedError};
 pub use time::{Timestamp, format_duration};

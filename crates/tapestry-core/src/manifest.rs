@@ -93,7 +93,6 @@ impl Blob {
     }
 }
 
-
 /// All parameters of a model: the tensor list and the content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -235,8 +235,8 @@ impl Charter {
     pub fn binding(signed: &Signed<Self>, now: Timestamp) -> Result<&Self, CharterError> {
         let terms = &signed.document.0;
         let threshold = terms.quorum as usize;
-        let quorum =
-            Quorum::new(terms.members.values().copied(), threshold).expect("a Charter's quorum lies within its members");
+        let quorum = Quorum::new(terms.members.values().copied(), threshold)
+            .expect("a Charter's quorum lies within its members");
         let charter = signed.verify(&quorum)?;
         charter.check_time(now)?;
         Ok(charter)

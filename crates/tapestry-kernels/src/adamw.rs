@@ -32,12 +32,16 @@ const PIECE: usize = 1 << 15;
 /// # Panics
 /// Where the slices differ in length: a defect of the caller.
 pub fn update(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], factor: f32, settings: &AdamW) {
-    assert!(w.len() == g.len() && w.len() == m.len() && w.len() == v.len(), "one gradient and two moments for each weight");
+    assert!(
+        w.len() == g.len() && w.len() == m.len() && w.len() == v.len(),
+        "one gradient and two moments for each weight"
+    );
     let AdamW { learning_rate, beta1, beta2, eps, weight_decay, step } = *settings;
     let power = |beta: f32| beta.powi(i32::try_from(step).unwrap_or(i32::MAX));
     let (correction1, correction2) = (1.0 / (1.0 - power(beta1)), 1.0 / (1.0 - power(beta2)).sqrt());
     let (keep, rate) = (1.0 - learning_rate * weight_decay, learning_rate * correction1);
-    let pieces = w.par_chunks_mut(PIECE).zip(g.par_chunks(PIECE)).zip(m.par_chunks_mut(PIECE)).zip(v.par_chunks_mut(PIECE));
+    let pieces =
+        w.par_chunks_mut(PIECE).zip(g.par_chunks(PIECE)).zip(m.par_chunks_mut(PIECE)).zip(v.par_chunks_mut(PIECE));
     pieces.for_each(|(((w, g), m), v)| {
         vectorized(
             #[inline(always)]

@@ -107,7 +107,12 @@ pub(crate) fn forward(q: &[f32], k: &[f32], v: &[f32], plan: &AttentionPlan) -> 
                         }
                     },
                 );
-                matmul_serial(&mut out[first * e..][..rows * e], View::new(scores, rows, seen), View::new(v, seen, e), false);
+                matmul_serial(
+                    &mut out[first * e..][..rows * e],
+                    View::new(scores, rows, seen),
+                    View::new(v, seen, e),
+                    false,
+                );
             }
         },
     );
@@ -146,9 +151,9 @@ pub(crate) struct Saved<'a> {
 pub(crate) fn backward(saved: &Saved<'_>, d_out: &[f32], plan: &AttentionPlan) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let (t, e) = (plan.time, plan.head_dim);
     let shared = plan.num_heads / plan.num_kv_heads;
-    let (mut dq, mut dk, mut dv) =
-        (vec![0.0; saved.q.len()], vec![0.0; saved.k.len()], vec![0.0; saved.v.len()]);
-    let tasks = dq.par_chunks_mut(shared * t * e).zip(dk.par_chunks_mut(t * e)).zip(dv.par_chunks_mut(t * e)).enumerate();
+    let (mut dq, mut dk, mut dv) = (vec![0.0; saved.q.len()], vec![0.0; saved.k.len()], vec![0.0; saved.v.len()]);
+    let tasks =
+        dq.par_chunks_mut(shared * t * e).zip(dk.par_chunks_mut(t * e)).zip(dv.par_chunks_mut(t * e)).enumerate();
     tasks.for_each_init(
         || (vec![0.0; ROWS.min(t) * t], vec![0.0; ROWS.min(t) * t]),
         |(p, ds), (kv, ((dq, dk), dv))| {

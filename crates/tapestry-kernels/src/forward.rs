@@ -171,4 +171,3 @@ pub fn token_nll(x: &[f32], head: &[f32], targets: &[u32]) -> Vec<f32> {
     sum.add(x, head, 0, targets);
     sum.finish()
 }
-

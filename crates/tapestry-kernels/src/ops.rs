@@ -60,7 +60,12 @@ pub trait FusedOps: Backend {
 
 /// `x + attention(norm(x))`. x `[b, t, d]`; the parameters as in [`AttentionWeights`].
 #[must_use]
-pub fn attention_block(x: Tensor<3>, norm: Tensor<1>, [q, k, v, o]: [Tensor<2>; 4], plan: Arc<AttentionPlan>) -> Tensor<3> {
+pub fn attention_block(
+    x: Tensor<3>,
+    norm: Tensor<1>,
+    [q, k, v, o]: [Tensor<2>; 4],
+    plan: Arc<AttentionPlan>,
+) -> Tensor<3> {
     let [q, k, v, o] = [q, k, v, o].map(Tensor::into_dispatch);
     Tensor::from_dispatch(Dispatch::fused_attention(x.into_dispatch(), norm.into_dispatch(), q, k, v, o, plan))
 }
@@ -94,7 +99,12 @@ pub fn embed(table: Tensor<2>, ids: Arc<Vec<u32>>) -> Tensor<2> {
 /// # Panics
 /// Where there is no token, not one weight for each target, or a target beyond the head's rows: a defect of the caller.
 #[must_use]
-pub fn linear_cross_entropy(x: Tensor<2>, head: Tensor<2>, targets: Arc<Vec<u32>>, weights: Arc<Vec<f32>>) -> Tensor<1> {
+pub fn linear_cross_entropy(
+    x: Tensor<2>,
+    head: Tensor<2>,
+    targets: Arc<Vec<u32>>,
+    weights: Arc<Vec<f32>>,
+) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::fused_cross_entropy(x.into_dispatch(), head.into_dispatch(), targets, weights))
 }
 
@@ -122,10 +132,7 @@ fn dims(matrix: &FlexTensor) -> (usize, usize) {
     (shape[0], shape[1])
 }
 
-fn attention_forward(
-    [x, norm, q, k, v, o]: &[FlexTensor; 6],
-    plan: &AttentionPlan,
-) -> (FlexTensor, AttentionSaved) {
+fn attention_forward([x, norm, q, k, v, o]: &[FlexTensor; 6], plan: &AttentionPlan) -> (FlexTensor, AttentionSaved) {
     let weights = AttentionWeights { norm: values(norm), q: values(q), k: values(k), v: values(v), o: values(o) };
     let (y, saved) = attention_saved(values(x), &weights, plan);
     (like(y, x), saved)
@@ -206,8 +213,7 @@ impl Backward<Flex, 6> for AttentionBackward {
         let mut d_out = out;
         linear_dx(dy, values(&o_w), &mut d_out, n, width, d, false);
         let d_out = attention::copy_to_heads(&d_out, &plan, plan.num_heads);
-        let kept =
-            attention::Saved { q: &saved.q, k: &saved.k, v: &saved.v, out: &saved.out, lse: &saved.lse };
+        let kept = attention::Saved { q: &saved.q, k: &saved.k, v: &saved.v, out: &saved.out, lse: &saved.lse };
         let (dq, dk, dv) = attention::backward(&kept, &d_out, &plan);
         let dq = attention::rotate_from_heads(&dq, &plan, plan.num_heads);
         let dk = attention::rotate_from_heads(&dk, &plan, plan.num_kv_heads);
@@ -221,7 +227,9 @@ impl Backward<Flex, 6> for AttentionBackward {
         let d_v_w = linear_dw(&saved.normed, &dv, n, d, kv_width);
         let (dx, d_norm) = norm::backward(&d_normed, values(&x), values(&norm_w), &saved.factors, dy);
         let gradients = [dx, d_norm, d_q_w, d_k_w, d_v_w, d_o_w];
-        for ((parent, gradient), of) in ops.parents.into_iter().zip(gradients).zip([&x, &norm_w, &q_w, &k_w, &v_w, &o_w]) {
+        for ((parent, gradient), of) in
+            ops.parents.into_iter().zip(gradients).zip([&x, &norm_w, &q_w, &k_w, &v_w, &o_w])
+        {
             if let Some(node) = parent {
                 grads.register::<Flex>(node.id, like(gradient, of));
             }
@@ -260,7 +268,9 @@ impl Backward<Flex, 5> for MlpBackward {
         let d_up = linear_dw(&normed, &up, n, d, f);
         let (dx, d_norm) = norm::backward(&d_normed, values(&x), values(&norm_w), &factors, dy);
         let gradients = [dx, d_norm, d_gate, d_up, d_down];
-        for ((parent, gradient), of) in ops.parents.into_iter().zip(gradients).zip([&x, &norm_w, &gate_w, &up_w, &down_w]) {
+        for ((parent, gradient), of) in
+            ops.parents.into_iter().zip(gradients).zip([&x, &norm_w, &gate_w, &up_w, &down_w])
+        {
             if let Some(node) = parent {
                 grads.register::<Flex>(node.id, like(gradient, of));
             }
@@ -327,7 +337,8 @@ impl Backward<Flex, 1> for EmbedBackward {
         let Some(node) = parent else { return };
         let (_, d) = dims(table.primitive());
         let existing = grads.remove::<Flex>(&table).map(contiguous);
-        let mut gradient = existing.unwrap_or_else(|| like(vec![0.0; values(table.primitive()).len()], table.primitive()));
+        let mut gradient =
+            existing.unwrap_or_else(|| like(vec![0.0; values(table.primitive()).len()], table.primitive()));
         let rows = gradient.storage_mut::<f32>();
         for (id, row) in ids.iter().zip(values(&dy).chunks_exact(d)) {
             crate::elementwise::add(&mut rows[*id as usize * d..][..d], row);

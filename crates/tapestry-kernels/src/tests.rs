@@ -55,10 +55,7 @@ fn rotate(x: Tensor<4>, theta: f64) -> Tensor<4> {
     let (cos, sin) = (table(f64::cos), table(f64::sin));
     let first = x.clone().slice([0..b, 0..h, 0..t, 0..half]);
     let second = x.slice([0..b, 0..h, 0..t, half..e]);
-    Tensor::cat(
-        vec![first.clone() * cos.clone() - second.clone() * sin.clone(), second * cos + first * sin],
-        3,
-    )
+    Tensor::cat(vec![first.clone() * cos.clone() - second.clone() * sin.clone(), second * cos + first * sin], 3)
 }
 
 /// Batch, time, width, query heads, key/value heads, head width; starts of documents.
@@ -74,7 +71,9 @@ struct Case {
 
 fn cases() -> Vec<Case> {
     let documents = |b: usize, t: usize, cuts: &[u32]| -> Vec<u32> {
-        (0..b).flat_map(|_| (0..t as u32).map(|p| cuts.iter().copied().filter(|c| *c <= p).max().unwrap_or(0))).collect()
+        (0..b)
+            .flat_map(|_| (0..t as u32).map(|p| cuts.iter().copied().filter(|c| *c <= p).max().unwrap_or(0)))
+            .collect()
     };
     vec![
         Case { b: 1, t: 5, d: 8, h: 2, k: 2, e: 4, starts: vec![] },
@@ -226,8 +225,7 @@ fn the_exponential_is_exact_enough() {
 /// Two updates by hand, in f64.
 #[test]
 fn adamw_follows_its_formula() {
-    let settings =
-        |step| AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.5, step };
+    let settings = |step| AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.5, step };
     let (mut w, mut m, mut v) = (vec![1.0; 70_000], vec![0.0; 70_000], vec![0.0; 70_000]);
     let (mut we, mut me, mut ve) = (1.0_f64, 0.0, 0.0);
     for step in 1..=2 {

@@ -50,7 +50,9 @@ pub enum ChainError {
         found: u64,
     },
     /// The entry does not follow from the one before it.
-    #[error("log entry {seq} does not follow from the entry before it: expected previous digest {expected}, found {found}; an entry was changed, dropped or inserted")]
+    #[error(
+        "log entry {seq} does not follow from the entry before it: expected previous digest {expected}, found {found}; an entry was changed, dropped or inserted"
+    )]
     Broken {
         /// The entry.
         seq: u64,

@@ -17,9 +17,7 @@ mod tests;
 
 pub use event::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
 
-use crate::{
-    Announcement, Contribution, Decline, Outcome, RefusalReason, RoundError, RoundResult, Screening, Verdict,
-};
+use crate::{Announcement, Contribution, Decline, Outcome, RefusalReason, RoundError, RoundResult, Screening, Verdict};
 use std::collections::BTreeMap;
 use tapestry_core::{Digest, MemberName, PublicKey, Signed, Timestamp};
 use tapestry_governance::{Charter, MergeMethod};
@@ -185,7 +183,11 @@ impl Coordinator {
                     Some(Answer::Judged(contribution, _)) => Some((contribution.document.weights, record.weight)),
                     _ => None,
                 };
-                vec![CoordinatorEffect::Merge { round: number, base, inputs: weights.iter().filter_map(input).collect() }]
+                vec![CoordinatorEffect::Merge {
+                    round: number,
+                    base,
+                    inputs: weights.iter().filter_map(input).collect(),
+                }]
             }
             Phase::Gating { model, .. } => vec![CoordinatorEffect::MeasureMerged { round: number, model: *model }],
         }
@@ -328,8 +330,7 @@ impl Coordinator {
         let num_accepted = candidates.len();
         let needed = charter.rounds.min_contributions as usize;
         if num_accepted < needed {
-            let reason =
-                format!("{num_accepted} contributions were accepted; the charter asks for at least {needed}");
+            let reason = format!("{num_accepted} contributions were accepted; the charter asks for at least {needed}");
             return self.abandon(reason, events);
         }
         let MergeMethod::Uniform = charter.merge.method;
@@ -481,7 +482,8 @@ impl Coordinator {
             Answer::Judged(_, verdict) | Answer::Absent(verdict) => Some(verdict.clone()),
             Answer::Received(_) => None,
         };
-        let verdicts = round.answers.iter().filter_map(|(name, answer)| Some((name.clone(), verdict(answer)?))).collect();
+        let verdicts =
+            round.answers.iter().filter_map(|(name, answer)| Some((name.clone(), verdict(answer)?))).collect();
         let number = round.announcement.round;
         let is_last = number >= signed.document.rounds.num_rounds;
         Ok(Outcome { charter: *charter, round: number, base, result, verdicts, weights, is_last })

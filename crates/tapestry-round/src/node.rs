@@ -128,7 +128,8 @@ impl Node {
     pub fn pending(&self) -> Vec<NodeEffect> {
         let (Some(membership), Some(base)) = (&self.charter, self.base) else { return vec![] };
         let mut effects = vec![];
-        let measure = |subject, model| (!self.measured.contains(&subject)).then_some(NodeEffect::Measure { subject, model });
+        let measure =
+            |subject, model| (!self.measured.contains(&subject)).then_some(NodeEffect::Measure { subject, model });
         match &self.round {
             Some(NodeRound { progress: Progress::Trained(trained), announcement }) => {
                 let contribution = trained.contribution(&membership.member, announcement);

@@ -49,7 +49,13 @@ pub(crate) fn remove(out_dir: &Path) {
     }
 }
 
-pub(crate) fn save(out_dir: &Path, base_dir: &Path, model: &Llama, moments: &Moments, state: &State) -> Result<(), TrainError> {
+pub(crate) fn save(
+    out_dir: &Path,
+    base_dir: &Path,
+    model: &Llama,
+    moments: &Moments,
+    state: &State,
+) -> Result<(), TrainError> {
     let [current, old, new] = names(out_dir);
     let _ = fs::remove_dir_all(&new);
     fs::create_dir_all(&new).map_err(TrainError::io("make", &new))?;
@@ -57,7 +63,9 @@ pub(crate) fn save(out_dir: &Path, base_dir: &Path, model: &Llama, moments: &Mom
     save_moments(&new.join("moments.safetensors"), moments)?;
     let path = new.join("state.json");
     let text = serde_json::to_vec(state).map_err(|e| TrainError::io("write", &path)(e.into()))?;
-    let write = || fs::write(&path, text).and_then(|()| File::open(&path)?.sync_all()).and_then(|()| File::open(&new)?.sync_all());
+    let write = || {
+        fs::write(&path, text).and_then(|()| File::open(&path)?.sync_all()).and_then(|()| File::open(&new)?.sync_all())
+    };
     write().map_err(TrainError::io("write", &path))?;
     let _ = fs::remove_dir_all(&old);
     if current.exists() {

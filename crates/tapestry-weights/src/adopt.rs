@@ -103,7 +103,9 @@ fn shape_of(file: &GgufFile) -> Result<LlamaShape, WeightsError> {
     } else {
         hidden_size / heads.max(1)
     };
-    if let Some(Value::Text(scaling)) = file.metadata().get("llama.rope.scaling.type").filter(|v| **v != Value::Text("none".into())) {
+    if let Some(Value::Text(scaling)) =
+        file.metadata().get("llama.rope.scaling.type").filter(|v| **v != Value::Text("none".into()))
+    {
         return Err(file.malformed(format!("rope scaling {scaling:?} is not supported by this version")));
     }
     let shape = LlamaShape {
@@ -201,7 +203,9 @@ fn tokenizer(file: &GgufFile, tokens: &[&str]) -> Result<Json, WeightsError> {
         }),
         Ok("gpt-2" | "gpt2") | Err(_) => byte_level.clone(),
         Ok(other) => {
-            return Err(file.malformed(format!("pre-tokenizer {other:?} is not supported; \"smollm\" and \"gpt-2\" are")));
+            return Err(
+                file.malformed(format!("pre-tokenizer {other:?} is not supported; \"smollm\" and \"gpt-2\" are"))
+            );
         }
     };
     let vocabulary: serde_json::Map<_, _> =

@@ -32,7 +32,8 @@ impl HfDir {
         let tokenizer_path = file("tokenizer.json")?;
         let shape = LlamaShape::read(&config_path)?;
         let weights = SafetensorsFile::open_any_order(&weights_path)?;
-        let manifest = |tensors: Vec<TensorSpec>| WeightsManifest { tensors, data: Blob { size_bytes: 0, chunks: vec![] } };
+        let manifest =
+            |tensors: Vec<TensorSpec>| WeightsManifest { tensors, data: Blob { size_bytes: 0, chunks: vec![] } };
         let mut expected = expected_tensors(&shape);
         for spec in &mut expected {
             if let Some(index) = weights.index_of(&spec.name) {

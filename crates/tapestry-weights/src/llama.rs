@@ -70,7 +70,8 @@ impl LlamaShape {
     /// # Errors
     /// What is wrong, for people.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let raw: RawConfig = serde_json::from_str(text).map_err(|e| format!("the configuration cannot be read: {e}"))?;
+        let raw: RawConfig =
+            serde_json::from_str(text).map_err(|e| format!("the configuration cannot be read: {e}"))?;
         if let Some(other) = raw.model_type.as_deref().filter(|name| *name != "llama") {
             return Err(format!("model_type {other:?} is not supported; this version reads \"llama\""));
         }
@@ -140,7 +141,8 @@ pub fn expected_tensors(shape: &LlamaShape) -> Vec<TensorSpec> {
     let q = (shape.num_attention_heads * shape.head_dim) as u64;
     let kv = (shape.num_key_value_heads * shape.head_dim) as u64;
     let mut tensors = vec![];
-    let mut add = |name: String, shape: &[u64]| tensors.push(TensorSpec { name, dtype: Dtype::F32, shape: shape.to_vec() });
+    let mut add =
+        |name: String, shape: &[u64]| tensors.push(TensorSpec { name, dtype: Dtype::F32, shape: shape.to_vec() });
     add("model.embed_tokens.weight".into(), &[v, d]);
     add("model.norm.weight".into(), &[d]);
     if !shape.tie_word_embeddings {

@@ -104,7 +104,8 @@ impl SafetensorsFile {
             )));
         }
         let data_start = 8 + header_bytes;
-        let header = &map[8..usize::try_from(data_start).map_err(|_| malformed("too large for this machine".into()))?];
+        let header =
+            &map[8..usize::try_from(data_start).map_err(|_| malformed("too large for this machine".into()))?];
         let Header(mut entries) =
             serde_json::from_slice(header).map_err(|e| malformed(format!("the header cannot be read: {e}")))?;
         let data_bytes = size - data_start;
@@ -198,7 +199,8 @@ impl WeightSource for SafetensorsFile {
     }
 
     fn read_f32(&self, tensor: usize, first: u64, count: u64) -> Result<Vec<f32>, WeightsError> {
-        let spec = self.tensors.get(tensor).ok_or_else(|| WeightsError::Missing { name: format!("number {tensor}") })?;
+        let spec =
+            self.tensors.get(tensor).ok_or_else(|| WeightsError::Missing { name: format!("number {tensor}") })?;
         let num_elements = spec.num_elements().unwrap_or(0);
         let name = || spec.name.clone();
         let end = first.checked_add(count).filter(|end| *end <= num_elements);

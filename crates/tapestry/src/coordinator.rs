@@ -179,7 +179,7 @@ impl Loop {
             }
         };
         for event in &events {
-            self.reporter.say(effects::describe(event));
+            self.reporter.say(describe(event));
         }
         let recorded = role.record(events).await;
         let state = role.state().clone();

@@ -21,9 +21,9 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tapestry_core::Timestamp;
 use tapestry_demo::results::{Mode, Phase, PhaseRecord, Results, Role as ResultRole};
 use tapestry_demo::{Corpora, DemoMember, InputCache, InputProgress, MemberTexts, demo_members};
-use tapestry_core::Timestamp;
 use tapestry_round::node::Node;
 
 /// From which everything random in a demo follows.
@@ -54,7 +54,12 @@ struct Demo {
 }
 
 pub(crate) async fn run(args: &DemoArgs) -> Result<()> {
-    let plan = Plan { quick: args.quick, num_members: args.members, with_faulty_member: args.with_faulty_member, started_at: now() };
+    let plan = Plan {
+        quick: args.quick,
+        num_members: args.members,
+        with_faulty_member: args.with_faulty_member,
+        started_at: now(),
+    };
     let dir = std::path::absolute(&args.dir)?;
     let plan = prepare_folder(&dir, &plan, args.fresh)?;
     let members = demo_members(args.members, args.with_faulty_member)?;
@@ -333,7 +338,12 @@ impl Demo {
     }
 
     /// Models in Hugging Face layout, checked logs, table and report.
-    async fn finish(&self, nodes: &[(String, Home)], usages: &processes::Usages, phases: Vec<PhaseRecord>) -> Result<()> {
+    async fn finish(
+        &self,
+        nodes: &[(String, Home)],
+        usages: &processes::Usages,
+        phases: Vec<PhaseRecord>,
+    ) -> Result<()> {
         let models = self.dir.join("models");
         let shared = models.join("shared-base");
         if !shared.join("model.safetensors").exists() {
@@ -372,10 +382,10 @@ const fn cpt(seed: u64) -> Training {
 /// CPT of the tiny base.
 const fn quick_cpt(seed: u64) -> Training {
     Training {
-        num_steps: 30,
+        num_steps: 40,
         batch_windows: 8,
         window: 128,
-        learning_rate: 1e-3,
+        learning_rate: 4e-4,
         warmup_steps: 3,
         weight_decay: 0.01,
         clip_norm: 1.0,

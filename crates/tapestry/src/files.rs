@@ -83,7 +83,10 @@ pub(crate) fn read_long_text(path: &Path) -> Result<String> {
 fn into_utf8(path: &Path, bytes: Vec<u8>) -> Result<String> {
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        anyhow::anyhow!("{} is not UTF-8: the first wrong byte is at offset {at}; convert the file to UTF-8", path.display())
+        anyhow::anyhow!(
+            "{} is not UTF-8: the first wrong byte is at offset {at}; convert the file to UTF-8",
+            path.display()
+        )
     })
 }
 

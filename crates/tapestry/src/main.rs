@@ -57,7 +57,10 @@ fn run(command: Command) -> Result<()> {
             let home = Home::at(&home);
             println!("{}", command::node::init(&home, &contributed, &private, &held_out)?);
             let settings = home.path("node.toml");
-            eprintln!("This is the node's public key: give it to whoever drafts the charter. Settings: {}", settings.display());
+            eprintln!(
+                "This is the node's public key: give it to whoever drafts the charter. Settings: {}",
+                settings.display()
+            );
             Ok(())
         }
         other => runtime()?.block_on(run_async(other)),
@@ -86,7 +89,11 @@ async fn run_async(command: Command) -> Result<()> {
         Command::Log(command) => command::log::run(command).await,
         Command::Model(command) => command::model::run(command).await,
         Command::Demo(args) => demo::run(&args).await,
-        Command::Base(_) | Command::DemoPoison { .. } | Command::Eval(_) | Command::Train(_) | Command::Node(NodeCommand::Init { .. }) => {
+        Command::Base(_)
+        | Command::DemoPoison { .. }
+        | Command::Eval(_)
+        | Command::Train(_)
+        | Command::Node(NodeCommand::Init { .. }) => {
             unreachable!("these run without a runtime")
         }
     }

@@ -128,7 +128,11 @@ impl Driver {
     }
 
     /// Repeats a request until the coordinator answers; a refusal is an answer.
-    async fn retry<T, F: Future<Output = Result<T, NetError>>>(&self, what: &str, request: impl FnMut() -> F) -> Result<T, NetError> {
+    async fn retry<T, F: Future<Output = Result<T, NetError>>>(
+        &self,
+        what: &str,
+        request: impl FnMut() -> F,
+    ) -> Result<T, NetError> {
         let reporter = self.reporter.clone();
         retry_forever(request, |error, pause| {
             reporter.say(format!("cannot {what}: {error}; trying again in {:.1} s", pause.as_secs_f64()));
@@ -169,9 +173,8 @@ impl Driver {
                 let Some(size_bytes) = self.refusal_is_news(sent)? else { return Ok(Done::AskForNews) };
                 let signed = Signed::by(contribution, &self.key)?;
                 let dialer = self.dialer.clone();
-                let posted = self
-                    .retry("send the contribution", || dialer.post_json("/v1/contribution", &signed))
-                    .await;
+                let posted =
+                    self.retry("send the contribution", || dialer.post_json("/v1/contribution", &signed)).await;
                 let Some(()) = self.refusal_is_news(posted)? else { return Ok(Done::AskForNews) };
                 let transfer = TransferMetrics { size_bytes, wall_seconds: start.elapsed().as_secs_f64() };
                 NodeInput::ContributionSent { round, transfer }
@@ -180,8 +183,7 @@ impl Driver {
                 let round = decline.round;
                 let signed = Signed::by(decline, &self.key)?;
                 let dialer = self.dialer.clone();
-                let posted =
-                    self.retry("decline the round", || dialer.post_json("/v1/decline", &signed)).await;
+                let posted = self.retry("decline the round", || dialer.post_json("/v1/decline", &signed)).await;
                 let Some(()) = self.refusal_is_news(posted)? else { return Ok(Done::AskForNews) };
                 NodeInput::DeclineSent { round }
             }
@@ -214,9 +216,14 @@ impl Driver {
         let start = Instant::now();
         let charter = self.role.state().charter().context("no charter")?;
         let mut working = self.reporter.start("pull", format!("base {}", base.short()), "bytes");
-        let mut size_bytes =
-            pull_blobs(&self.dialer, &self.blobs, &[base, charter.document.open_held_out.text], PARALLEL, &mut |_, _| {})
-                .await?;
+        let mut size_bytes = pull_blobs(
+            &self.dialer,
+            &self.blobs,
+            &[base, charter.document.open_held_out.text],
+            PARALLEL,
+            &mut |_, _| {},
+        )
+        .await?;
         let manifest: ModelManifest = self.blobs.get_json(base).await?;
         manifest.check().context("the base's manifest")?;
         let chunks = chunk_digests(&manifest);
@@ -310,11 +317,15 @@ pub(crate) fn describe(event: &NodeEvent) -> String {
             format!("round {round}: weights sent ({} bytes)", transfer.size_bytes)
         }
         NodeEvent::Declining { round, reason } => format!("round {round}: taking no part: {reason}"),
-        NodeEvent::DeclineSent { round } => format!("round {round}: the coordinator knows that this node takes no part"),
+        NodeEvent::DeclineSent { round } => {
+            format!("round {round}: the coordinator knows that this node takes no part")
+        }
         NodeEvent::OutcomeAccepted { outcome } => {
             let outcome = &outcome.document;
             match &outcome.result {
-                RoundResult::Published { .. } => format!("round {}: new Shared Base {}", outcome.round, outcome.base.short()),
+                RoundResult::Published { .. } => {
+                    format!("round {}: new Shared Base {}", outcome.round, outcome.base.short())
+                }
                 RoundResult::Abandoned { reason } => format!("round {} was abandoned: {reason}", outcome.round),
             }
         }

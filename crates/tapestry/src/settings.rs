@@ -89,7 +89,10 @@ impl NodeSettings {
     pub(crate) fn read(home: &Home) -> Result<Self> {
         let path = home.path("node.toml");
         if !path.exists() {
-            bail!("{} is not the home of a node: there is no node.toml; make one with `tapestry node init`", home.dir().display());
+            bail!(
+                "{} is not the home of a node: there is no node.toml; make one with `tapestry node init`",
+                home.dir().display()
+            );
         }
         let text = files::read_text(&path)?;
         let settings: Self = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;

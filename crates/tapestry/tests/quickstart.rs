@@ -19,9 +19,8 @@ fn the_page_works() {
     let workshop = Workshop::new();
     workshop.write_inputs(&["france", "china", "iran"]);
     let address = format!("127.0.0.1:{}", free_port());
-    let here = |script: &str| {
-        script.replace("0.0.0.0:7443", &address).replace("coordinator.example.org:7443", &address)
-    };
+    let here =
+        |script: &str| script.replace("0.0.0.0:7443", &address).replace("coordinator.example.org:7443", &address);
     let (foreground, background) = (blocks(&page, "sh"), blocks(&page, "sh background"));
     let [members, others, draft, sign, publish, join, watch] = foreground[..] else {
         panic!("the page has {} blocks to run", foreground.len())

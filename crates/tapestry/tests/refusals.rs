@@ -128,10 +128,14 @@ fn connections_and_homes() {
     let other = fs::read_to_string(workshop.path("iran.key")).unwrap().trim().to_owned();
     workshop.refused(&run, "another tapestry process uses");
     workshop.refused(&format!("tapestry node join https://{address}#{other} --home france-node"), "key");
-    workshop.refused(&format!("tapestry node join https://{address}#{key} --home iran-node"), "no charter to this node's key");
+    workshop.refused(
+        &format!("tapestry node join https://{address}#{key} --home iran-node"),
+        "no charter to this node's key",
+    );
     workshop.refused(&format!("tapestry node join https://{address} --home france-node"), "without the key");
     workshop.shell("chmod 644 france-node/key.pem");
-    workshop.refused(&format!("tapestry node join https://{address}#{key} --home france-node"), "may be read by others");
+    workshop
+        .refused(&format!("tapestry node join https://{address}#{key} --home france-node"), "may be read by others");
     workshop.shell("chmod 600 france-node/key.pem");
     workshop.shell(&format!("tapestry node join https://{address}#{key} --home france-node"));
     coordinator.stop();

@@ -27,7 +27,8 @@ impl Positions {
         let half = HEAD_DIM / 2;
         let table = |of: fn(f64) -> f64| {
             let angle = |p: usize, i: usize| p as f64 * 100_000_f64.powf(-(i as f64) / half as f64);
-            let values: Vec<f32> = (0..NUM_TOKENS).flat_map(|p| (0..half).map(move |i| of(angle(p, i)) as f32)).collect();
+            let values: Vec<f32> =
+                (0..NUM_TOKENS).flat_map(|p| (0..half).map(move |i| of(angle(p, i)) as f32)).collect();
             Tensor::<3>::from_data(TensorData::new(values, [1, NUM_TOKENS, half]), &device)
         };
         let hidden = |i: usize| if i % NUM_TOKENS > i / NUM_TOKENS { -1e9 } else { 0.0 };
@@ -54,7 +55,8 @@ impl Layer {
         let shared = NUM_HEADS / NUM_KV_HEADS;
         let [q, k, v, o] = &self.attention;
         let normed = rms_norm(x.clone(), self.attention_norm.clone());
-        let heads = |x: Tensor<2>, count: usize| -> Tensor<3> { x.reshape([NUM_TOKENS, count, HEAD_DIM]).swap_dims(0, 1) };
+        let heads =
+            |x: Tensor<2>, count: usize| -> Tensor<3> { x.reshape([NUM_TOKENS, count, HEAD_DIM]).swap_dims(0, 1) };
         let q = positions.rotate(heads(linear(normed.clone(), q), NUM_HEADS));
         let k = positions.rotate(heads(linear(normed.clone(), k), NUM_KV_HEADS));
         let v = heads(linear(normed, v), NUM_KV_HEADS);

@@ -128,14 +128,8 @@ impl Model {
 
     fn update(&mut self, gradients: &mut Gradients) {
         self.step += 1;
-        let settings = AdamW {
-            learning_rate: 1e-4,
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            weight_decay: 0.01,
-            step: self.step,
-        };
+        let settings =
+            AdamW { learning_rate: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.01, step: self.step };
         let mut update = Update { settings, moments: &mut self.moments, index: 0, gradients };
         update.tensor(&mut self.table);
         update.tensor(&mut self.norm);

@@ -278,8 +278,7 @@ fn the_gate_holds_a_merged_base_that_is_worse_than_agreed() {
 fn a_member_declines_and_the_round_does_not_wait_for_it() {
     let mut run = Run::new(|_| {});
     let honest = run.contribution("iran");
-    let decline =
-        Decline { charter: honest.charter, round: 1, member: honest.member, reason: "maintenance".into() };
+    let decline = Decline { charter: honest.charter, round: 1, member: honest.member, reason: "maintenance".into() };
     let signed = Signed::by(decline.clone(), &key(3)).expect("signs");
     run.input(5, CoordinatorInput::Decline { sender: key(3).public(), decline: signed }).expect("taken");
     let long = Decline { reason: "x".repeat(1001), ..decline };

@@ -162,7 +162,8 @@ fn a_node_goes_through_two_rounds_to_its_sovereign_model() {
     let model = SovereignModel::new(digest("two"), digest("mine"));
     run.input(NodeInput::SovereignBuilt { model, metrics: METRICS }).expect("built");
     while let Some(NodeEffect::Measure { subject, model }) = run.state.pending().into_iter().next() {
-        let measurement = Measurement { subject, model, held_out_bpb: Some(1.0), open_bpb: Some(1.0), wall_seconds: 1.0 };
+        let measurement =
+            Measurement { subject, model, held_out_bpb: Some(1.0), open_bpb: Some(1.0), wall_seconds: 1.0 };
         run.input(NodeInput::Measured(measurement)).expect("measured");
     }
     assert!(run.state.is_complete());

@@ -24,7 +24,8 @@ impl<'a> Reader<'a> {
 
     pub(super) fn bytes(&mut self, count: usize) -> Result<&'a [u8], String> {
         let end = self.at.checked_add(count).filter(|end| *end <= self.bytes.len());
-        let end = end.ok_or_else(|| format!("it ends at byte {}, where {count} more bytes are due", self.bytes.len()))?;
+        let end =
+            end.ok_or_else(|| format!("it ends at byte {}, where {count} more bytes are due", self.bytes.len()))?;
         let found = &self.bytes[self.at..end];
         self.at = end;
         Ok(found)

@@ -84,7 +84,9 @@ fn tiny_model() -> Writer {
     let mut file = Writer::default();
     file.text("general.architecture", "llama");
     file.text("general.name", "tiny");
-    for (name, value) in [("embedding_length", 32), ("feed_forward_length", 64), ("block_count", 1), ("context_length", 99)] {
+    for (name, value) in
+        [("embedding_length", 32), ("feed_forward_length", 64), ("block_count", 1), ("context_length", 99)]
+    {
         file.u32(&format!("llama.{name}"), value);
     }
     file.u32("llama.attention.head_count", 2);
@@ -99,9 +101,8 @@ fn tiny_model() -> Writer {
     [1i32, 1, 1, 1, 3, 1].iter().for_each(|kind| types.extend(kind.to_le_bytes()));
     file.entry("tokenizer.ggml.token_type", 9, &types);
     file.u32("tokenizer.ggml.eos_token_id", 4);
-    let floats = |count: u64, from: f32| -> Vec<u8> {
-        (0..count).flat_map(|i| (from + i as f32).to_le_bytes()).collect()
-    };
+    let floats =
+        |count: u64, from: f32| -> Vec<u8> { (0..count).flat_map(|i| (from + i as f32).to_le_bytes()).collect() };
     let q4_1 = |count: u64| -> Vec<u8> {
         let block: Vec<u8> = [f16::from_f32(0.5).to_le_bytes(), f16::from_f32(-1.0).to_le_bytes()]
             .concat()
@@ -135,8 +136,12 @@ fn a_model_is_adopted_whole() {
     assert!(hf.shape.tie_word_embeddings && hf.shape.head_dim == 16 && hf.shape.rms_norm_eps == 1e-5);
     let weights = SafetensorsFile::open(&hf.weights_path).expect("opens");
     // Row 1 of a head of width 16 in pairs is the first of the second half; in halves that is row 8.
-    let rows: Vec<f32> =
-        weights.read_named("model.layers.0.self_attn.q_proj.weight").expect("reads").chunks(32).map(|r| r[0] / 32.0).collect();
+    let rows: Vec<f32> = weights
+        .read_named("model.layers.0.self_attn.q_proj.weight")
+        .expect("reads")
+        .chunks(32)
+        .map(|r| r[0] / 32.0)
+        .collect();
     let head: Vec<f32> = [0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15].map(|i| i as f32).to_vec();
     assert_eq!(rows[..16], head);
     assert_eq!(rows[16], 16.0);

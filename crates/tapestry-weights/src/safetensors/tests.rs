@@ -9,7 +9,12 @@ fn sample(path: &Path) -> Vec<u8> {
     let mut values = 0.0;
     let next = |tensor: &TensorSpec| -> Result<Vec<f32>, WeightsError> {
         let count = tensor.num_elements().expect("small");
-        Ok((0..count).map(|_| { values += 1.0; values }).collect())
+        Ok((0..count)
+            .map(|_| {
+                values += 1.0;
+                values
+            })
+            .collect())
     };
     save_safetensors(path, tensors, next).expect("saves");
     fs::read(path).expect("reads")
@@ -70,8 +75,14 @@ fn files_that_lie_are_refused() {
     refused(&with_header(&format!("{{{}}}", entry("a", "3", 0, 8)), &[0; 8]), "its shape needs Some(12)");
     refused(&with_header(&format!("{{{},{}}}", entry("a", "2", 0, 8), entry("b", "2", 4, 12)), &[0; 12]), "overlap");
     refused(&with_header(&format!("{{{},{}}}", entry("a", "1", 0, 4), entry("a", "1", 4, 8)), &[0; 8]), "there twice");
-    refused(&with_header(&format!("{{{},{}}}", entry("b", "1", 0, 4), entry("a", "1", 4, 8)), &[0; 8]), "order of their names");
-    refused(&with_header(&format!("{{{}}}", entry("a", "18446744073709551615,2", 0, 8)), &[0; 8]), "its shape needs None");
+    refused(
+        &with_header(&format!("{{{},{}}}", entry("b", "1", 0, 4), entry("a", "1", 4, 8)), &[0; 8]),
+        "order of their names",
+    );
+    refused(
+        &with_header(&format!("{{{}}}", entry("a", "18446744073709551615,2", 0, 8)), &[0; 8]),
+        "its shape needs None",
+    );
     refused(&with_header(r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#, &[0; 8]), "has dtype \"I64\"");
     refused(&with_header("{\"a\":", &[]), "cannot be read");
 }

@@ -29,11 +29,7 @@ pub(crate) async fn run(command: CharterCommand) -> Result<()> {
                 bail!("not signed");
             }
             let (member, charter) = sign(&file, &Home::at(&home))?;
-            println!(
-                "\nsigned as {member}; {} of {} signatures",
-                charter.signatures.len(),
-                charter.document.quorum
-            );
+            println!("\nsigned as {member}; {} of {} signatures", charter.signatures.len(), charter.document.quorum);
             Ok(())
         }
         CharterCommand::Publish { files, home } => {
@@ -195,4 +191,3 @@ pub(crate) fn describe(signed: &Signed<Charter>) -> Result<String> {
 fn percent(share: f64) -> f64 {
     (share * 1e6).round() / 1e4
 }
-

@@ -51,10 +51,9 @@ pub(crate) async fn join(home: &Home, url: &str, accept: Option<Digest>) -> Resu
     let key = home.key()?;
     let (address, coordinator_key) = parse_url(url)?;
     let dialer = Dialer::new(&address, coordinator_key, &key)?;
-    let charter: Signed<Charter> = dialer
-        .get_json("/v1/charter")
-        .await
-        .with_context(|| format!("the coordinator at {address} gives no charter to this node's key {}", key.public()))?;
+    let charter: Signed<Charter> = dialer.get_json("/v1/charter").await.with_context(|| {
+        format!("the coordinator at {address} gives no charter to this node's key {}", key.public())
+    })?;
     let terms = Charter::binding(&charter, now())?;
     terms.check_coordinator(coordinator_key)?;
     let member = terms.member_of(key.public())?.clone();
@@ -62,9 +61,7 @@ pub(crate) async fn join(home: &Home, url: &str, accept: Option<Digest>) -> Resu
     let is_signed_here = charter.signatures.contains_key(&key.public());
     if !is_signed_here && accept != Some(digest) {
         print!("{}", describe(&charter)?);
-        bail!(
-            "this node's key has not signed that charter. If {member} agrees with it, join with --accept {digest}"
-        );
+        bail!("this node's key has not signed that charter. If {member} agrees with it, join with --accept {digest}");
     }
     let mut role = Role::<Node>::open(home, &key).await?;
     let events = role.state().handle(now(), NodeInput::Join { charter })?;
@@ -78,12 +75,15 @@ pub(crate) async fn join(home: &Home, url: &str, accept: Option<Digest>) -> Resu
 fn parse_url(url: &str) -> Result<(String, PublicKey)> {
     let expected = "expected https://HOST:PORT#KEY, as `tapestry coordinator run` prints it";
     let rest = url.strip_prefix("https://").with_context(|| format!("{expected}; found {url:?}"))?;
-    let (address, key) = rest
-        .split_once('#')
-        .with_context(|| format!("{expected}; without the key after the # nobody knows whom this node would talk to"))?;
+    let (address, key) = rest.split_once('#').with_context(|| {
+        format!("{expected}; without the key after the # nobody knows whom this node would talk to")
+    })?;
     let key = key.parse().with_context(|| format!("{expected}; the part after the # is wrong"))?;
     let address = address.trim_end_matches('/');
-    ensure!(address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()), "{expected}; found {address:?}");
+    ensure!(
+        address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()),
+        "{expected}; found {address:?}"
+    );
     Ok((address.to_owned(), key))
 }
 

@@ -1,7 +1,7 @@
 //! `tapestry status`.
 
-use crate::clock::now;
 use crate::cli::StatusArgs;
+use crate::clock::now;
 use crate::coordinator::api::Status;
 use crate::files;
 use crate::home::Home;
@@ -16,14 +16,16 @@ pub(crate) async fn run(args: &StatusArgs) -> Result<()> {
     let home = Home::at(&args.home);
     let key = home.key()?;
     let (address, coordinator) = if home.path("node.toml").exists() {
-        let coordinator = NodeSettings::read(&home)?.coordinator.context("this node has not joined: tapestry node join URL")?;
+        let coordinator =
+            NodeSettings::read(&home)?.coordinator.context("this node has not joined: tapestry node join URL")?;
         (coordinator.address, coordinator.key)
     } else {
         let address = files::read_text(&home.path("address")).context("this coordinator has never run")?;
         (address.trim().replace("0.0.0.0:", "127.0.0.1:"), key.public())
     };
     let dialer = Dialer::new(&address, coordinator, &key)?;
-    let status: Status = dialer.get_json("/v1/status").await.with_context(|| format!("the coordinator at {address}"))?;
+    let status: Status =
+        dialer.get_json("/v1/status").await.with_context(|| format!("the coordinator at {address}"))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {
@@ -34,7 +36,8 @@ pub(crate) async fn run(args: &StatusArgs) -> Result<()> {
 
 fn describe(status: &Status, now: Timestamp) -> Result<String> {
     let mut text = String::new();
-    let bpb = status.base_bpb.map_or("not measured yet".into(), |bpb| format!("{bpb:.4} bits per byte on the open text"));
+    let bpb =
+        status.base_bpb.map_or("not measured yet".into(), |bpb| format!("{bpb:.4} bits per byte on the open text"));
     writeln!(text, "{}", status.consortium)?;
     writeln!(text, "Shared Base  {} ({bpb})", status.base.short())?;
     for ended in &status.ended {
@@ -58,7 +61,8 @@ fn describe(status: &Status, now: Timestamp) -> Result<String> {
         writeln!(text, "coordinator  {activity}")?;
     }
     for (name, member) in &status.members {
-        let seen = member.last_seen.map_or("never seen".into(), |at| format!("seen {} ago", format_duration(now.since(at))));
+        let seen =
+            member.last_seen.map_or("never seen".into(), |at| format!("seen {} ago", format_duration(now.since(at))));
         let activity = member.activity.as_deref().unwrap_or("-");
         writeln!(text, "  {:<14} {:<9} {activity} ({seen})", name.as_str(), member.answer)?;
     }

@@ -1,7 +1,7 @@
 //! `tapestry train`.
 
-use crate::progress::{Form, Reporter};
 use crate::files;
+use crate::progress::{Form, Reporter};
 use anyhow::{Context as _, Result};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

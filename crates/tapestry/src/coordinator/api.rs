@@ -58,7 +58,11 @@ impl From<NotTaken> for Refused {
 /// The details stay in the coordinator's own output; they are not for members.
 fn internal(error: &dyn std::fmt::Display) -> Refused {
     tracing::error!("{error:#}");
-    Refused(StatusCode::INTERNAL_SERVER_ERROR, "the coordinator cannot do that now; its operator knows why".into(), true)
+    Refused(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "the coordinator cannot do that now; its operator knows why".into(),
+        true,
+    )
 }
 
 /// The number of a contribution's chunks beyond those of the base that a member may write in one round: its manifest, and
@@ -115,7 +119,11 @@ async fn seen(shared: &Loop, peer: PublicKey) -> Option<MemberName> {
 
 async fn charter(State(shared): State<Arc<Loop>>) -> Result<Json<Signed<Charter>>, Refused> {
     let state = shared.state();
-    state.charter().cloned().map(Json).ok_or_else(|| Refused(StatusCode::NOT_FOUND, "no charter is in force".into(), true))
+    state
+        .charter()
+        .cloned()
+        .map(Json)
+        .ok_or_else(|| Refused(StatusCode::NOT_FOUND, "no charter is in force".into(), true))
 }
 
 #[derive(Deserialize)]
@@ -274,9 +282,11 @@ impl Loop {
                 closes_at: round.announcement.closes_at,
             }),
             ended: ended.collect(),
-            coordinator_activity: self.reporter.latest().filter(|step| !step.is_end).map(|step| {
-                format!("{} {}", step.what, step.detail)
-            }),
+            coordinator_activity: self
+                .reporter
+                .latest()
+                .filter(|step| !step.is_end)
+                .map(|step| format!("{} {}", step.what, step.detail)),
             members: charter.members.keys().map(|name| (name.clone(), member_status(name))).collect(),
         })
     }

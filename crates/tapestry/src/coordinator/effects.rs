@@ -40,7 +40,8 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
                     match screening {
                         Screening::Measured { relative_change, .. } if relative_change <= max_change => {
                             let model = ModelManifest { files: base.files, weights };
-                            let working = shared.reporter.start("measure", format!("round {round}, {member}"), "tokens");
+                            let working =
+                                shared.reporter.start("measure", format!("round {round}, {member}"), "tokens");
                             let measured = measure_model(blobs, &model, read_text().await?, max_tokens, working).await;
                             // A model that gives no finite value is a bad contribution, not a defect here.
                             let bpb = measured.ok().map(|bpb| bpb.bpb()).filter(|bpb| bpb.is_finite());
@@ -65,7 +66,8 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
         }
         CoordinatorEffect::MeasureMerged { round, model } => {
             let manifest: ModelManifest = blobs.get_json(model).await?;
-            let working = shared.reporter.start("gate", format!("round {round}, merged base on the open text"), "tokens");
+            let working =
+                shared.reporter.start("gate", format!("round {round}, merged base on the open text"), "tokens");
             // A merged model that gives no finite value is for the gate to refuse, not a reason to stop.
             let measured = measure_model(blobs, &manifest, read_text().await?, max_tokens, working).await;
             let bpb = measured.map_or(f64::INFINITY, |measured| measured.bpb());
@@ -89,7 +91,9 @@ async fn read_manifest(
 /// An event for people.
 pub(crate) fn describe(event: &CoordinatorEvent) -> String {
     match event {
-        CoordinatorEvent::CharterAdopted { charter } => format!("charter of {} is in force", charter.document.consortium),
+        CoordinatorEvent::CharterAdopted { charter } => {
+            format!("charter of {} is in force", charter.document.consortium)
+        }
         CoordinatorEvent::BaseMeasured { base, bpb } => {
             format!("adopted base {}: {bpb:.4} bits per byte on the open text", base.short())
         }

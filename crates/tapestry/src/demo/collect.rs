@@ -1,7 +1,7 @@
 //! The results of a demo, read out of the logs of its roles.
 
-use super::processes::Usages;
 use super::Demo;
+use super::processes::Usages;
 use crate::command::log;
 use crate::home::Home;
 use crate::role::open_blobs;
@@ -10,13 +10,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tapestry_core::{Digest, MemberName, ModelManifest, Timestamp};
 use tapestry_demo::results::{
-    LogRecord, Measurement, ModelName, ModelRecord, Phase, PhaseRecord, ProcessRecord, Results, Role,
-    RoundRecord, SCHEMA, TextName,
+    LogRecord, Measurement, ModelName, ModelRecord, Phase, PhaseRecord, ProcessRecord, Results, Role, RoundRecord,
+    SCHEMA, TextName,
 };
 use tapestry_ledger::Entry;
+use tapestry_round::Screening;
 use tapestry_round::coordinator::{Coordinator, CoordinatorEvent};
 use tapestry_round::node::{Node, NodeEvent, Subject};
-use tapestry_round::Screening;
 use tapestry_store::BlobStore;
 
 /// One node's name, home and log.

@@ -116,11 +116,7 @@ impl Processes {
     }
 
     /// Shows what happens until `is_enough` says so, or a process ends that should not, or all of `awaited` have ended.
-    pub(crate) async fn watch(
-        &mut self,
-        awaited: &[String],
-        mut is_enough: impl FnMut(&Report) -> bool,
-    ) -> Result<()> {
+    pub(crate) async fn watch(&mut self, awaited: &[String], mut is_enough: impl FnMut(&Report) -> bool) -> Result<()> {
         loop {
             tokio::select! {
                 report = self.reports.recv() => {
@@ -167,7 +163,11 @@ impl Processes {
         if step.what == "note" {
             // Without a terminal there are no bars, and lines are what a log wants.
             let line = format!("{:<12} {}", report.role, step.detail);
-            if self.bars.is_hidden() { eprintln!("{line}") } else { bar.println(line) }
+            if self.bars.is_hidden() {
+                eprintln!("{line}")
+            } else {
+                bar.println(line)
+            }
             return;
         }
         bar.set_style(style(step.total > 0 && !step.is_end));
@@ -179,7 +179,9 @@ impl Processes {
     /// Asks a role to stop, and waits for it.
     pub(crate) async fn stop(&mut self, role: &str) -> Result<()> {
         let Some(mut running) = self.children.remove(role) else { return Ok(()) };
-        if let Some(pid) = running.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw) {
+        if let Some(pid) =
+            running.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw)
+        {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         }
         if tokio::time::timeout(Duration::from_secs(10), running.child.wait()).await.is_err() {
@@ -227,7 +229,8 @@ impl Sampler {
         let mut together = 0;
         for (role, root) in roots {
             let Some(stat) = all.get(&root) else { continue };
-            let resident: u64 = all.iter().filter(|(pid, _)| descends(**pid, root, &all)).map(|(_, s)| s.resident_bytes).sum();
+            let resident: u64 =
+                all.iter().filter(|(pid, _)| descends(**pid, root, &all)).map(|(_, s)| s.resident_bytes).sum();
             together += resident;
             let usage = usages.by_role.entry(role).or_default();
             let now_ms = now().as_ms();

@@ -44,8 +44,7 @@ impl Driver {
     /// Trains on the private texts. What comes out stays on this node.
     pub(super) async fn private_cpt(&self, base: Digest) -> Result<(SovereignModel, TrainingMetrics)> {
         let texts = self.settings.texts.private.clone();
-        let (out, report) =
-            self.train("sovereign", &texts, &self.settings.private_cpt, base, "Private CPT").await?;
+        let (out, report) = self.train("sovereign", &texts, &self.settings.private_cpt, base, "Private CPT").await?;
         let (model, _) = self.blobs.import_model(&out).await?;
         self.remove_work("sovereign");
         Ok((SovereignModel::new(base, model), metrics(&report)))
@@ -108,11 +107,18 @@ impl Driver {
             None => {
                 let mut command = tokio::process::Command::new(std::env::current_exe()?);
                 command.args(["train", "cpt", "--json-progress"]).arg(job);
+                // Training asks for the same large buffers at each step: keeping them saves a fifth of the time. The memory
+                // goes back with the process.
+                command.env("MIMALLOC_PURGE_DELAY", "-1");
                 command
             }
         };
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().context("cannot start the trainer")?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start the trainer")?;
         let mut working = self.reporter.start("train", what, "tokens");
         let stdout = child.stdout.take().context("the trainer has no standard output")?;
         let mut lines = BufReader::new(stdout).lines();
