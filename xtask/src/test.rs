@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that CI runs, cheapest first, so that a slip shows before the long builds.
 
 use anyhow::{Context as _, Result, bail};
+use std::path::{Path, PathBuf};
 
 use crate::run::{cargo, step, timed};
 
@@ -9,7 +10,7 @@ type Step = (&'static str, fn() -> Result<()>);
 
 /// Clippy comes after the cheap steps and before the tests: it compiles the dependencies once more, in check mode.
 /// Builds share the one release profile, so that heavy dependencies compile once.
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 7] = [
     ("tidy", crate::tidy::tidy),
     ("deny", crate::deny::deny),
     ("fmt", || step(cargo().args(["fmt", "--all", "--check"]))),
@@ -18,8 +19,30 @@ const STEPS: [Step; 6] = [
         step(cargo().args(arguments))
     }),
     ("tests", || step(cargo().args(["test", "--release", "--workspace", "--locked"]))),
+    ("base", real_base),
     ("demo", crate::demo::demo),
 ];
+
+/// The file of the real base, as `cargo demo` keeps it in its cache of inputs.
+const BASE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+
+/// The adopted base against the golden values of an independent reference. Needs the real base: where no `cargo demo` has
+/// fetched it, the step says so and is left out.
+fn real_base() -> Result<()> {
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/tapestry/inputs"));
+    let cache = std::env::var_os("TAPESTRY_CACHE").map(PathBuf::from).or(home);
+    let Some(gguf) = cache.and_then(|cache| find(&cache.join("contents"))) else {
+        println!("xtask: base: left out, because {BASE} is not in the cache; `cargo demo` fetches it");
+        return Ok(());
+    };
+    let arguments = ["test", "--release", "--locked", "-p", "tapestry-model", "--test", "model", "--", "--ignored"];
+    step(cargo().args(arguments).env("TAPESTRY_BASE_GGUF", gguf))
+}
+
+fn find(contents: &Path) -> Option<PathBuf> {
+    let folders = std::fs::read_dir(contents).ok()?.flatten();
+    folders.map(|folder| folder.path().join(BASE)).find(|file| file.is_file())
+}
 
 /// Runs every step but those named in `--without STEP`.
 ///
