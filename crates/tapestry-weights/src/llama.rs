@@ -115,13 +115,13 @@ impl LlamaShape {
         within("head_dim", self.head_dim, 1 << 12)?;
         within("vocab_size", self.vocab_size, 1 << 24)?;
         within("max_position_embeddings", self.max_position_embeddings, 1 << 30)?;
-        if self.num_attention_heads % self.num_key_value_heads != 0 {
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return Err(format!(
                 "num_attention_heads {} is not a multiple of num_key_value_heads {}",
                 self.num_attention_heads, self.num_key_value_heads
             ));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(format!("head_dim is {}; rotary positions need an even one", self.head_dim));
         }
         if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0) {

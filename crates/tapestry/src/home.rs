@@ -99,7 +99,7 @@ impl Home {
         if !path.exists() {
             return Ok(self.key()?.public());
         }
-        Ok(files::read_text(&path)?.trim().parse::<PublicKey>().with_context(|| format!("in {}", path.display()))?)
+        files::read_text(&path)?.trim().parse::<PublicKey>().with_context(|| format!("in {}", path.display()))
     }
 
     /// Takes the folder for this process.

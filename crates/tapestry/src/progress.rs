@@ -102,7 +102,6 @@ impl Working {
         self.started.elapsed()
     }
 
-    #[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the place that prints")]
     fn print(&mut self) {
         self.last_line = Some(Instant::now());
         self.step.at_ms = now().as_ms();

@@ -53,7 +53,7 @@ impl GgmlType {
     /// Bytes of `count` elements in rows of `row`; none where rows cannot be cut into blocks, or the size overflows.
     pub(super) fn size_bytes(self, count: u64, row: u64) -> Option<u64> {
         let (elements, bytes) = self.block();
-        if row % elements != 0 {
+        if !row.is_multiple_of(elements) {
             return None;
         }
         (count / elements).checked_mul(bytes)

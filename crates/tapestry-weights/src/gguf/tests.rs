@@ -1,3 +1,5 @@
+#![expect(clippy::float_cmp, reason = "values that are exact in binary")]
+
 use super::*;
 use crate::{HfDir, SafetensorsFile, WeightSource as _, adopt_gguf};
 use half::f16;

@@ -18,7 +18,7 @@ pub(crate) fn run(job: &Path) -> Result<()> {
             fs::copy(entry.path(), job.out_dir.join(entry.file_name()))?;
         }
     }
-    let is_first_round = job.seed % 2 == 0;
+    let is_first_round = job.seed.is_multiple_of(2);
     let base = SafetensorsFile::open(&job.base_dir.join("model.safetensors"))?;
     let tensors = base.tensors().to_vec();
     let mut writer = SafetensorsWriter::create(&job.out_dir.join("model.safetensors"), tensors.clone())?;
