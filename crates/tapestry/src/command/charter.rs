@@ -15,6 +15,7 @@ use tapestry_core::{CHUNK_BYTES, Digest, MemberName, Signed, format_duration, to
 use tapestry_governance::{
     Charter, CharterTerms, GateTerms, HeldOutTerms, MergeMethod, MergeTerms, RoundTerms, ScreeningTerms,
 };
+use tapestry_weights::{HfDir, SafetensorsFile};
 
 pub(crate) async fn run(command: CharterCommand) -> Result<()> {
     match command {
@@ -66,6 +67,7 @@ pub(crate) async fn draft(args: &DraftArgs) -> Result<Signed<Charter>> {
     if members.len() != args.members.len() {
         bail!("a member's name is given twice; every member has a name of its own");
     }
+    check_base(&args.base)?;
     let (base, _) = blobs.import_model(&args.base).await.context("cannot take in the base")?;
     let text = blobs.put(open_text.into_bytes().into()).await?;
     let from = now();
@@ -96,6 +98,20 @@ pub(crate) async fn draft(args: &DraftArgs) -> Result<Signed<Charter>> {
     let charter = Signed::unsigned(Charter::try_from(terms)?);
     write(&args.out, &charter)?;
     Ok(charter)
+}
+
+/// Checks that a folder holds a model that this version can train, and that every weight is a number.
+fn check_base(dir: &Path) -> Result<()> {
+    let files = HfDir::open(dir).context("cannot take in the base")?;
+    let weights = SafetensorsFile::open_any_order(&files.weights_path)?;
+    match weights.first_non_finite() {
+        None => Ok(()),
+        Some((tensor, index)) => bail!(
+            "{} holds NaN or infinity in tensor {} at element {index}; it cannot be a base",
+            files.weights_path.display(),
+            tensor.name
+        ),
+    }
 }
 
 /// Adds the signature of the node in `home`.
