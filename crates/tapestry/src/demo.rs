@@ -189,7 +189,7 @@ impl Demo {
             base_dir: start,
             out_dir: work.join("out"),
             texts: vec![quick.pretraining_mix.clone()],
-            num_steps: 120,
+            num_steps: 320,
             batch_windows: 8,
             window: 128,
             learning_rate: 3e-3,
@@ -217,21 +217,34 @@ impl Demo {
             let program = std::env::current_exe()?.to_string_lossy().into_owned();
             let trainer = member.is_faulty.then(|| vec![program, "demo-poison".to_owned()]);
             let seed = 100 * (u64::try_from(index)? + 1);
-            self.node(&home, &texts.members[&member.name], trainer, seed)?;
+            self.node(&home, &texts.members[&member.name], &texts.general_english_train, trainer, seed)?;
             nodes.push((member.name.to_string(), home));
         }
         Ok(nodes)
     }
 
-    fn node(&self, home: &Home, texts: &MemberTexts, trainer: Option<Vec<String>>, seed: u64) -> Result<()> {
+    fn node(
+        &self,
+        home: &Home,
+        texts: &MemberTexts,
+        general: &Path,
+        trainer: Option<Vec<String>>,
+        seed: u64,
+    ) -> Result<()> {
         if home.path("node.toml").exists() {
             return Ok(());
         }
-        let (contributed, private) = (vec![texts.contributed.clone()], vec![texts.private.clone()]);
+        let (mut contributed, private) = (vec![texts.contributed.clone()], vec![texts.private.clone()]);
+        if self.plan.quick {
+            // Rehearsal: a tiny base forgets its English within a few steps. The real one does not.
+            contributed.push(general.to_path_buf());
+        }
         command::node::init(home, &contributed, &private, &texts.held_out)?;
         let mut settings = NodeSettings::read(home)?;
         let (training, max_tokens) = (self.training(seed), 2_048);
-        settings.private_cpt = Training { seed: seed + 50, ..training.clone() };
+        // The Shared Base knows these texts' kind already: half the rate refines where the whole would stir.
+        let learning_rate = training.learning_rate / 2.0;
+        settings.private_cpt = Training { seed: seed + 50, learning_rate, ..training.clone() };
         settings.contributed_cpt = training;
         settings.evaluation.max_tokens = max_tokens;
         settings.machine.slot = Some(self.dir.join("slot"));
@@ -385,7 +398,7 @@ const fn quick_cpt(seed: u64) -> Training {
         num_steps: 40,
         batch_windows: 8,
         window: 128,
-        learning_rate: 4e-4,
+        learning_rate: 2e-4,
         warmup_steps: 3,
         weight_decay: 0.01,
         clip_norm: 1.0,
