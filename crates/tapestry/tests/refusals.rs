@@ -16,13 +16,7 @@ const MEMBERS: [&str; 3] = ["france", "china", "iran"];
 /// Two nodes in a charter, a third outside it, and the charter drafted but not signed.
 fn drafted(extra: &str) -> Workshop {
     let workshop = Workshop::new();
-    workshop.write_inputs(&MEMBERS);
-    for name in MEMBERS {
-        workshop.shell(&format!(
-            "tapestry node init --home {name}-node --contributed {name}/contributed.txt --private {name}/private.txt \
-             --held-out {name}/held-out.txt > {name}.key"
-        ));
-    }
+    workshop.make_nodes(&MEMBERS);
     workshop.shell(&format!(
         "tapestry charter draft --home coordinator --consortium Two --member france=$(cat france.key) \
          --member china=$(cat china.key) --base base --open-text open.txt --open-text-max-tokens 300 {extra}"

@@ -57,6 +57,17 @@ impl Workshop {
         tapestry_model::init_model(&self.path("base"), &config, &quick.tokenizer, 1).unwrap();
     }
 
+    /// The inputs, and a node for each member in `NAME-node` with its public key in `NAME.key`.
+    pub(crate) fn make_nodes(&self, members: &[&str]) {
+        self.write_inputs(members);
+        for name in members {
+            self.shell(&format!(
+                "tapestry node init --home {name}-node --contributed {name}/contributed.txt --private {name}/private.txt \
+                 --held-out {name}/held-out.txt > {name}.key"
+            ));
+        }
+    }
+
     /// Training in a test is a few steps; what is tested is the loop.
     pub(crate) fn shorten_training(&self, home: &str) {
         let path = self.path(home).join("node.toml");
@@ -136,6 +147,11 @@ impl Process {
             assert!(start.elapsed() < patience, "still running:\n{}", self.messages());
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Whether it is no longer running.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Kills it, as a power cut would.
