@@ -50,10 +50,14 @@ fn run(
     stop: &AtomicBool,
 ) -> Result<CptReport, TrainError> {
     let out_dir = &job.out_dir;
+    fs::create_dir_all(out_dir).map_err(TrainError::io("make", out_dir))?;
+    // A trainer whose node was killed may still be ending: two must not write here at once.
+    let lock = out_dir.join("lock");
+    let held = fs::File::options().create(true).append(true).open(&lock).and_then(|file| file.lock().map(|()| file));
+    let _held = held.map_err(TrainError::io("lock", &lock))?;
     if let Some(report) = finished(job)? {
         return Ok(report);
     }
-    fs::create_dir_all(out_dir).map_err(TrainError::io("make", out_dir))?;
     let corpus = Corpus::read(job)?;
     let tokenizer = Tokenizer::read(&job.base_dir.join("tokenizer.json"))?;
     let mut batches = Batches::new(&corpus, &tokenizer, job.seed, job.window);

@@ -45,6 +45,15 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// As one would type it.
+    fn options(&self) -> String {
+        let quick = if self.quick { "--quick " } else { "" };
+        let faulty = if self.with_faulty_member { " --with-faulty-member" } else { "" };
+        format!("{quick}--members {}{faulty}", self.num_members)
+    }
+}
+
 /// A demo's folder.
 struct Demo {
     dir: PathBuf,
@@ -93,8 +102,9 @@ fn prepare_folder(dir: &Path, plan: &Plan, fresh: bool) -> Result<Plan> {
             .with_context(|| format!("{} is not of this version; start over with --fresh", path.display()))?;
         if !found.is_same_demo(plan) {
             bail!(
-                "{} holds another demo ({found:?}); give its options again, another --dir, or start over with --fresh",
-                dir.display()
+                "{} holds another demo ({}); give its options again, another --dir, or start over with --fresh",
+                dir.display(),
+                found.options()
             );
         }
         return Ok(found);

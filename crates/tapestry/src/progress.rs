@@ -38,7 +38,7 @@ pub(crate) struct Reporter {
 pub(crate) enum Form {
     /// Lines on standard error.
     People,
-    /// JSON lines on standard output.
+    /// JSON lines on standard output, for a process that started this one; when that is gone, this one ends.
     Json,
 }
 
@@ -51,8 +51,25 @@ pub(crate) struct Working {
     last_line: Option<Instant>,
 }
 
+/// Ends this process when the one that watches it is gone. Whatever it was doing goes on at the next start.
+fn end_with_the_watcher() {
+    #[cfg(unix)]
+    std::thread::spawn(|| {
+        let watcher = std::os::unix::process::parent_id();
+        loop {
+            std::thread::sleep(Duration::from_millis(200));
+            if std::os::unix::process::parent_id() != watcher {
+                std::process::exit(1);
+            }
+        }
+    });
+}
+
 impl Reporter {
     pub(crate) fn new(form: Form) -> Self {
+        if form == Form::Json {
+            end_with_the_watcher();
+        }
         Self { form, latest: Arc::default() }
     }
 
