@@ -102,8 +102,8 @@ pub(crate) async fn run(home: &Home, listen: SocketAddr, reporter: Reporter) -> 
     let allow = Arc::new(move |peer: &PublicKey| allowed.is_allowed(peer));
     let server = Server::bind(listen, &key, allow, api::router(&shared)).await?;
     let address = server.local_addr();
-    reporter.say(format!("listening on {address}; members join with https://{address}#{}", key.public()));
     crate::files::write_atomic(&home.path("address"), format!("{address}\n").as_bytes())?;
+    reporter.say(format!("listening on {address}; members join with https://{address}#{}", key.public()));
 
     let (stop, stopped) = watch::channel(false);
     let mut serving = tokio::spawn(server.serve(async move {

@@ -340,7 +340,7 @@ impl Demo {
         // A file of an earlier run would name a port that is no longer ours.
         let _ = fs::remove_file(coordinator.path("address"));
         processes.start("coordinator", coordinator.dir(), &["coordinator", "run", "--listen", "127.0.0.1:0"])?;
-        processes.watch(&[], |_| coordinator.path("address").exists()).await?;
+        processes.watch(&[], || coordinator.path("address").exists()).await?;
         let address = files::read_text(&coordinator.path("address"))?.trim().to_owned();
         let key = coordinator.public_key()?;
         let mut awaited = vec![];
@@ -355,7 +355,7 @@ impl Demo {
             processes.start(name, home.dir(), &["node", "run"])?;
             awaited.push(name.clone());
         }
-        processes.watch(&awaited, |_| false).await?;
+        processes.watch(&awaited, || false).await?;
         processes.stop("coordinator").await?;
         Ok(processes.usages())
     }

@@ -116,15 +116,12 @@ impl Processes {
     }
 
     /// Shows what happens until `is_enough` says so, or a process ends that should not, or all of `awaited` have ended.
-    pub(crate) async fn watch(&mut self, awaited: &[String], mut is_enough: impl FnMut(&Report) -> bool) -> Result<()> {
-        loop {
+    pub(crate) async fn watch(&mut self, awaited: &[String], is_enough: impl Fn() -> bool) -> Result<()> {
+        while !is_enough() {
             tokio::select! {
                 report = self.reports.recv() => {
                     let Some(report) = report else { bail!("nothing reports any more") };
                     self.show(&report);
-                    if is_enough(&report) {
-                        return Ok(());
-                    }
                 }
                 () = tokio::time::sleep(Duration::from_millis(100)) => {}
             }
@@ -155,6 +152,7 @@ impl Processes {
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     fn show(&self, report: &Report) {
