@@ -8,10 +8,19 @@
 //! * [`merge_chunk`]: the weighted mean of a piece of a tensor.
 //! * [`DeltaNorm`], [`first_non_finite`]: what screening asks of a contribution's values.
 
+mod block;
 mod change;
 mod element;
+mod gram;
 mod mean;
+pub mod method;
+mod simd;
+mod survey;
 pub mod weights;
 
+pub use block::{Block, Contributor, Rule, Setting};
 pub use change::{DeltaNorm, first_non_finite};
+pub use gram::{GRAM_BLOCK_ELEMENTS, Gram};
 pub use mean::{MergeError, merge_chunk};
+pub use method::{Demands, Method, MethodError};
+pub use survey::{Survey, SurveyKind};

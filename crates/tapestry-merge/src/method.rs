@@ -1,0 +1,169 @@
+//! The ways of merging. One file each; this one knows which there are.
+//!
+//! A method is configuration: its name and its parameters, as a recipe or a charter states them. Before a merge it says what
+//! it [`demands`](Method::demands); from what a first look at the values gave (the [`Survey`]) it becomes a [`Rule`].
+
+mod fedavg;
+mod linear;
+
+pub use fedavg::FedAvg;
+
+use crate::block::{Rule, Setting};
+use crate::survey::{Survey, SurveyKind};
+use serde::{Deserialize, Serialize};
+
+/// A method and its parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name")]
+pub enum Method {
+    /// The weighted mean.
+    #[serde(rename = "fedavg")]
+    FedAvg(FedAvg),
+}
+
+/// What a method needs before it can run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Demands {
+    /// Whether it works on changes to a base.
+    pub base: bool,
+    /// The fewest contributions that it can work with.
+    pub min_contributions: usize,
+    /// The most.
+    pub max_contributions: usize,
+    /// Whether the shares of the contributions have an effect.
+    pub uses_shares: bool,
+    /// How many vectors of the size of the model it keeps from one round to the next.
+    pub num_states: usize,
+    /// What must be known of all values before the first is merged.
+    pub survey: SurveyKind,
+}
+
+impl Demands {
+    /// What most methods demand: one contribution, shares that count; no base, no state, no survey.
+    pub const PLAIN: Self = Self {
+        base: false,
+        min_contributions: 1,
+        max_contributions: usize::MAX,
+        uses_shares: true,
+        num_states: 0,
+        survey: SurveyKind::Nothing,
+    };
+}
+
+/// Why a method cannot be used as it was asked for.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum MethodError {
+    /// A parameter is outside its range.
+    #[error("{method}: parameter `{parameter}` must be {expected}; found {found}")]
+    Parameter {
+        /// The method.
+        method: &'static str,
+        /// The parameter.
+        parameter: &'static str,
+        /// What is possible.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+    /// Too few contributions for what the method promises.
+    #[error("{method} needs at least {needed} contributions to keep its promise and has {found}; {remedy}")]
+    TooFew {
+        /// The method.
+        method: &'static str,
+        /// The fewest.
+        needed: usize,
+        /// How many there are.
+        found: usize,
+        /// What to do.
+        remedy: String,
+    },
+    /// More contributions than the method is defined for.
+    #[error("{method} is defined for {allowed} contributions and has {found}; use another method, or merge in steps")]
+    TooMany {
+        /// The method.
+        method: &'static str,
+        /// The most.
+        allowed: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// There is no base to take changes from.
+    #[error("{method} merges changes to a base and has none; name the `base` that the contributions were trained from")]
+    NoBase {
+        /// The method.
+        method: &'static str,
+    },
+    /// Weights that would have no effect.
+    #[error("{method} counts every contribution the same; leave the weights out, or use a method that obeys them")]
+    SharesWithoutEffect {
+        /// The method.
+        method: &'static str,
+    },
+}
+
+impl Method {
+    /// The method's name in recipes and charters.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::FedAvg(_) => FedAvg::NAME,
+        }
+    }
+
+    /// What the method needs.
+    #[must_use]
+    pub fn demands(&self) -> Demands {
+        match self {
+            Self::FedAvg(_) => Demands::PLAIN,
+        }
+    }
+
+    /// Checks the parameters alone: whether the method makes sense for any number of contributions.
+    ///
+    /// # Errors
+    /// [`MethodError::Parameter`].
+    pub fn check(&self) -> Result<(), MethodError> {
+        match self {
+            Self::FedAvg(_) => Ok(()),
+        }
+    }
+
+    /// Checks that the method can merge these contributions.
+    ///
+    /// # Errors
+    /// [`MethodError`].
+    pub fn check_setting(
+        &self,
+        num_contributions: usize,
+        has_base: bool,
+        has_equal_shares: bool,
+    ) -> Result<(), MethodError> {
+        self.check()?;
+        let (method, demands, found) = (self.name(), self.demands(), num_contributions);
+        if demands.base && !has_base {
+            return Err(MethodError::NoBase { method });
+        }
+        if found < demands.min_contributions {
+            let remedy = "add contributions, ask for less protection, or use a method that needs fewer".into();
+            return Err(MethodError::TooFew { method, needed: demands.min_contributions, found, remedy });
+        }
+        if found > demands.max_contributions {
+            return Err(MethodError::TooMany { method, allowed: demands.max_contributions, found });
+        }
+        if !demands.uses_shares && !has_equal_shares {
+            return Err(MethodError::SharesWithoutEffect { method });
+        }
+        Ok(())
+    }
+
+    /// The rule for each element, now that the survey is done.
+    ///
+    /// # Errors
+    /// [`MethodError`], for callers that did not ask [`Self::check_setting`] first.
+    pub fn rule(&self, setting: &Setting<'_>, survey: &Survey) -> Result<Box<dyn Rule>, MethodError> {
+        let _ = survey;
+        match self {
+            Self::FedAvg(method) => Ok(method.rule(setting)),
+        }
+    }
+}
