@@ -5,7 +5,7 @@ use crate::weights::WeightsWriter;
 use crate::{BlobStore, StoreError};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io;
 use std::path::Path;
 use tapestry_core::{Blob, Digest, ModelManifest, WeightsManifest};
 use tapestry_weights::{HfDir, SafetensorsFile, SafetensorsWriter, WeightSource as _};
@@ -90,41 +90,20 @@ fn import_small_file(store: &BlobStore, path: &Path) -> Result<Option<Blob>, Sto
     }
 }
 
+/// The tensors one by one, in the order of their names, whatever order the file keeps them in.
 fn import_weights(store: &BlobStore, path: &Path) -> Result<(Digest, WeightsManifest), StoreError> {
-    match SafetensorsFile::open(path) {
-        Ok(file) => import_canonical(store, path, &file),
-        // Out of order, or at fault in a way that this will tell.
-        Err(_) => import_tensors(store, &SafetensorsFile::open_any_order(path)?),
-    }
-}
-
-/// The data section of a canonical file is the weights, byte for byte. It is read, not mapped: mapped pages would count as
-/// memory of this process, all of the model's.
-fn import_canonical(
-    store: &BlobStore,
-    path: &Path,
-    checked: &SafetensorsFile,
-) -> Result<(Digest, WeightsManifest), StoreError> {
-    let failed = |e| StoreError::file("read", path, e);
-    let mut writer = WeightsWriter::new(store.clone(), checked.tensors().to_vec())?;
-    let mut file = File::open(path).map_err(failed)?;
-    file.seek(SeekFrom::Start(checked.data_offset())).map_err(failed)?;
-    let mut data = file.take(checked.data_len());
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let len = data.read(&mut buffer).map_err(failed)?;
-        if len == 0 {
-            return writer.finish();
-        }
-        writer.write(&buffer[..len])?;
-    }
-}
-
-/// The tensors one by one, in the order of their names.
-fn import_tensors(store: &BlobStore, file: &SafetensorsFile) -> Result<(Digest, WeightsManifest), StoreError> {
+    let file = SafetensorsFile::open_any_order(path)?;
     let mut writer = WeightsWriter::new(store.clone(), file.tensors().to_vec())?;
-    for tensor in 0..file.tensors().len() {
-        writer.write(file.tensor_bytes(tensor))?;
+    let mut buffer = vec![0; 1 << 20];
+    for (tensor, spec) in file.tensors().iter().enumerate() {
+        let size = spec.size_bytes().unwrap_or(0);
+        let mut start = 0;
+        while start < size {
+            let len = usize::try_from(size - start).map_or(buffer.len(), |rest| rest.min(buffer.len()));
+            file.read_into(tensor, start, &mut buffer[..len])?;
+            writer.write(&buffer[..len])?;
+            start += len as u64;
+        }
     }
     writer.finish()
 }

@@ -1,5 +1,6 @@
 //! Why weights cannot be read or written.
 
+use crate::FileFacts;
 use std::io;
 use std::path::{Path, PathBuf};
 use tapestry_core::{Dtype, ManifestError};
@@ -60,6 +61,31 @@ pub enum WeightsError {
         count: u64,
         /// How many there are.
         num_elements: u64,
+    },
+    /// A range of bytes outside a tensor.
+    #[error("{path}: bytes {start}..{start}+{len} are not inside tensor {name:?} of {size_bytes} bytes")]
+    ByteRange {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// First byte asked for, from the start of the tensor.
+        start: u64,
+        /// How many.
+        len: u64,
+        /// How many there are.
+        size_bytes: u64,
+    },
+    /// Somebody wrote into a file that is being read.
+    #[error(
+        "{} was changed while it was read: it had {} bytes, written at {} ns, and has {}, written at {} ns; begin again",
+        .expected.path.display(), .expected.size_bytes, .expected.modified_ns, .found.size_bytes, .found.modified_ns
+    )]
+    Changed {
+        /// What the system said when it was opened.
+        expected: FileFacts,
+        /// What it says now.
+        found: FileFacts,
     },
     /// More or fewer bytes than the tensors need.
     #[error("{path}: the tensors take {expected} bytes, {found} were written")]

@@ -16,5 +16,7 @@ pub use adopt::{AdoptReport, adopt_gguf};
 pub use error::WeightsError;
 pub use hf::HfDir;
 pub use llama::{LlamaShape, expected_tensors};
-pub use safetensors::{SafetensorsFile, SafetensorsWriter, safetensors_header, save_safetensors};
+pub use safetensors::{
+    FileFacts, OtherDtype, OtherTensor, SafetensorsFile, SafetensorsWriter, safetensors_header, save_safetensors,
+};
 pub use source::{WeightSource, bytes_to_f32, f32_to_bytes};

@@ -32,7 +32,8 @@ fn reverse_order(file: &Path) {
     let mut data = vec![];
     for (index, spec) in whole.tensors().iter().enumerate().rev() {
         let start = data.len();
-        data.extend_from_slice(whole.tensor_bytes(index));
+        data.resize(start + usize::try_from(spec.size_bytes().unwrap()).unwrap(), 0);
+        whole.read_into(index, 0, &mut data[start..]).unwrap();
         let entry = serde_json::json!({"dtype": "F32", "shape": spec.shape, "data_offsets": [start, data.len()]});
         header.insert(spec.name.clone(), entry);
     }

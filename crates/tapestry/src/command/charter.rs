@@ -15,7 +15,7 @@ use tapestry_core::{CHUNK_BYTES, Digest, MemberName, Signed, format_duration, to
 use tapestry_governance::{
     Charter, CharterTerms, GateTerms, HeldOutTerms, MergeMethod, MergeTerms, RoundTerms, ScreeningTerms,
 };
-use tapestry_weights::{HfDir, SafetensorsFile};
+use tapestry_weights::{HfDir, SafetensorsFile, WeightSource as _};
 
 pub(crate) async fn run(command: CharterCommand) -> Result<()> {
     match command {
@@ -104,7 +104,7 @@ pub(crate) async fn draft(args: &DraftArgs) -> Result<Signed<Charter>> {
 fn check_base(dir: &Path) -> Result<()> {
     let files = HfDir::open(dir).context("cannot take in the base")?;
     let weights = SafetensorsFile::open_any_order(&files.weights_path)?;
-    match weights.first_non_finite() {
+    match weights.first_non_finite()? {
         None => Ok(()),
         Some((tensor, index)) => bail!(
             "{} holds NaN or infinity in tensor {} at element {index}; it cannot be a base",
