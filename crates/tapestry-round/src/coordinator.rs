@@ -15,12 +15,14 @@ mod event;
 #[cfg(test)]
 mod tests;
 
-pub use event::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
+pub use event::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput, MergeInput, MergeWork};
 
 use crate::{Announcement, Contribution, Decline, Outcome, RefusalReason, RoundError, RoundResult, Screening, Verdict};
 use std::collections::BTreeMap;
 use tapestry_core::{Digest, MemberName, PublicKey, Signed, Timestamp};
 use tapestry_governance::{Charter, MergeMethod};
+use tapestry_merge::Method;
+use tapestry_merge::method::FedAvg;
 use tapestry_merge::weights::{Candidate, WeightRecord, uniform};
 
 /// The state of a coordinator: the fold of its log.
@@ -180,14 +182,18 @@ impl Coordinator {
                 .collect(),
             Phase::Merging { weights } => {
                 let input = |record: &WeightRecord| match round.answers.get(&record.member) {
-                    Some(Answer::Judged(contribution, _)) => Some((contribution.document.weights, record.weight)),
+                    Some(Answer::Judged(contribution, _)) => Some(MergeInput {
+                        member: record.member.clone(),
+                        weights: contribution.document.weights,
+                        share: record.weight,
+                    }),
                     _ => None,
                 };
-                vec![CoordinatorEffect::Merge {
-                    round: number,
-                    base,
-                    inputs: weights.iter().filter_map(input).collect(),
-                }]
+                let inputs = weights.iter().filter_map(input).collect();
+                let method = match signed.document.merge.method {
+                    MergeMethod::Uniform => Method::FedAvg(FedAvg {}),
+                };
+                vec![CoordinatorEffect::Merge(MergeWork { round: number, base, method, inputs, states: vec![] })]
             }
             Phase::Gating { model, .. } => vec![CoordinatorEffect::MeasureMerged { round: number, model: *model }],
         }

@@ -205,14 +205,14 @@ impl World {
                 let screening = find(weights)?.screening(find(base)?);
                 CoordinatorInput::Screened { round: *round, member: member.clone(), screening }
             }
-            CoordinatorEffect::Merge { round, inputs, .. } => {
+            CoordinatorEffect::Merge(work) => {
                 let inputs: Result<Vec<_>, Violation> =
-                    inputs.iter().map(|(digest, weight)| Ok((find(digest)?, *weight))).collect();
+                    work.inputs.iter().map(|input| Ok((find(&input.weights)?, input.share))).collect();
                 let mut merged = Vector::merged(&inputs?);
                 if self.sabotage == Some(Sabotage::MergesSomethingElse) {
                     merged = merged.trained(0, &mut self.random);
                 }
-                CoordinatorInput::Merged { round: *round, model: self.blobs.put(merged) }
+                CoordinatorInput::Merged { round: work.round, model: self.blobs.put(merged) }
             }
             CoordinatorEffect::MeasureMerged { round, model } => {
                 CoordinatorInput::MergedMeasured { round: *round, model: *model, bpb: find(model)?.open_bpb() }

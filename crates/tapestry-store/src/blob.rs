@@ -1,6 +1,7 @@
 //! Content-addressed blobs of at most [`CHUNK_BYTES`].
 
 use crate::StoreError;
+use crate::blocking::wait;
 use crate::objects::Objects;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -10,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::any::type_name;
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tapestry_core::{Blob, CHUNK_BYTES, Digest, ModelManifest, to_canonical_json};
 
@@ -37,6 +38,14 @@ impl BlobStore {
         Ok(Self { objects: Objects::open_folder(folder)? })
     }
 
+    /// The blobs in `folder`, for reading: nothing is made or cleaned, and another process may write there meanwhile.
+    ///
+    /// # Errors
+    /// Where there is no such folder.
+    pub fn read_folder(folder: &Path) -> Result<Self, StoreError> {
+        Ok(Self { objects: Objects::read_folder(folder)? })
+    }
+
     /// The blobs in any store, such as a bucket; `place` is what messages call it. The store must be durable on return
     /// from a write.
     #[must_use]
@@ -60,6 +69,15 @@ impl BlobStore {
         let digest = Digest::of(&content);
         self.put_named(digest, content).await?;
         Ok(digest)
+    }
+
+    /// As [`Self::put`], from ordinary synchronous code; waits for the store.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub fn put_blocking(&self, content: Bytes) -> Result<Digest, StoreError> {
+        let store = self.clone();
+        wait(async move { store.put(content).await })
     }
 
     /// Stores content that somebody sent as the blob `expected`.
@@ -166,6 +184,11 @@ impl BlobStore {
             return Err(StoreError::WrittenSize { expected: blob.size_bytes, found: content.len() as u64 });
         }
         Ok(content)
+    }
+
+    /// The file of a blob, where blobs are files; whether it is there and whole is not looked at.
+    pub(crate) fn file(&self, digest: Digest) -> Option<PathBuf> {
+        self.objects.file(&object_path(digest))
     }
 
     /// One chunk of a longer content, with the size that its place asks for.

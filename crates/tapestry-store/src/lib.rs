@@ -26,6 +26,7 @@ mod models;
 mod objects;
 mod role_log;
 mod stream;
+mod verified;
 mod weights;
 
 pub use blob::{BlobStore, chunk_digests};

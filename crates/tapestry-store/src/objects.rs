@@ -9,7 +9,7 @@ use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPay
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Where objects are kept, and what to call the place in a message.
@@ -17,11 +17,13 @@ use std::sync::Arc;
 pub(crate) struct Objects {
     store: Arc<dyn ObjectStore>,
     place: Arc<str>,
+    /// Where the objects are files.
+    folder: Option<Arc<Path>>,
 }
 
 impl Objects {
     pub(crate) fn new(store: Arc<dyn ObjectStore>, place: &str) -> Self {
-        Self { store, place: place.into() }
+        Self { store, place: place.into(), folder: None }
     }
 
     pub(crate) fn in_memory() -> Self {
@@ -45,11 +47,16 @@ impl Objects {
         let store = LocalFileSystem::new_with_prefix(folder)
             .map_err(|e| StoreError::backend("open", place.clone(), e))?
             .with_fsync(true);
-        Ok(Self::new(Arc::new(store), &place))
+        Ok(Self { folder: Some(folder.into()), ..Self::new(Arc::new(store), &place) })
     }
 
     pub(crate) fn place(&self) -> &str {
         &self.place
+    }
+
+    /// The object's file, where objects are files.
+    pub(crate) fn file(&self, path: &ObjectPath) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join(path.as_ref()))
     }
 
     /// The object's name for a message: for a folder, the path of the file.

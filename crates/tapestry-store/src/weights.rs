@@ -1,6 +1,7 @@
 //! Weights read and written piece by piece: memory does not depend on the size of the model.
 
 use crate::blocking::wait;
+use crate::verified::VerifiedChunks;
 use crate::stream::{BlobWriter, CHUNK_LEN};
 use crate::{BlobStore, StoreError};
 use bytes::{Bytes, BytesMut};
@@ -20,6 +21,7 @@ pub struct WeightsReader {
     manifest: Arc<WeightsManifest>,
     starts: Vec<u64>,
     cache: Mutex<Vec<(usize, Bytes)>>,
+    verified: VerifiedChunks,
 }
 
 impl WeightsReader {
@@ -30,7 +32,8 @@ impl WeightsReader {
     pub fn open(store: BlobStore, manifest: WeightsManifest) -> Result<Self, StoreError> {
         manifest.check()?;
         let starts = manifest.offsets().map(|(_, start)| start).collect();
-        Ok(Self { store, manifest: Arc::new(manifest), starts, cache: Mutex::new(vec![]) })
+        let verified = VerifiedChunks::new(manifest.data.chunks.len());
+        Ok(Self { store, manifest: Arc::new(manifest), starts, cache: Mutex::new(vec![]), verified })
     }
 
     /// What is read.
@@ -70,6 +73,32 @@ impl WeightsReader {
             content.extend_from_slice(&chunk[from..to]);
         }
         Ok(content.freeze())
+    }
+
+    /// Fills `buffer` with the bytes of a tensor from `start` on. Many threads at once, each in constant memory: a chunk that
+    /// is a file is checked against its digest when this reader first touches it, and from then on read in place.
+    ///
+    /// # Errors
+    /// As [`Self::read_bytes`].
+    pub fn read_into(&self, tensor: usize, start: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
+        let size_bytes = self.manifest.data.size_bytes;
+        let len = buffer.len() as u64;
+        let from = self.starts.get(tensor).and_then(|tensor_start| tensor_start.checked_add(start));
+        let from = from.filter(|from| from.checked_add(len).is_some_and(|end| end <= size_bytes));
+        let mut at = from.ok_or(StoreError::Range { start, len, size_bytes })?;
+        let mut buffer = buffer;
+        while !buffer.is_empty() {
+            let (index, offset) = position(at);
+            let (now, later) = buffer.split_at_mut(buffer.len().min(CHUNK_LEN - offset));
+            let (digest, size) = (self.manifest.data.chunks[index], self.manifest.data.chunk_size(index));
+            match self.store.file(digest) {
+                Some(file) => self.verified.read(index, digest, size, &file, offset as u64, now)?,
+                None => now.copy_from_slice(&self.chunk(index)?[offset..offset + now.len()]),
+            }
+            at += now.len() as u64;
+            buffer = later;
+        }
+        Ok(())
     }
 
     fn chunk(&self, index: usize) -> Result<Bytes, StoreError> {

@@ -44,6 +44,18 @@ pub(crate) enum Command {
     /// The append-only log of a role: check it, read it.
     #[command(subcommand)]
     Log(LogCommand),
+    /// Merge local models as a recipe says, in memory that does not depend on their size.
+    ///
+    /// A recipe is a YAML file: `method`, `base` (where the method asks for one), `contributions` (each with `path` and, where they
+    /// differ, `weight` and `name`), `parameters`, `dtype`, `output`. Its paths are relative to its own folder. examples/merge has one
+    /// for each method, docs/merge.md explains them.
+    ///
+    /// The result does not depend on threads, on the processor or on the order of the contributions. An interrupted merge goes on
+    /// where it was when the same command runs again; nothing appears under the output's name before all of it is on the disk.
+    Merge(MergeArgs),
+    /// Check what was published by doing it again.
+    #[command(subcommand)]
+    Verify(VerifyCommand),
     /// The models that a role holds.
     #[command(subcommand)]
     Model(ModelCommand),
@@ -280,6 +292,70 @@ pub(crate) struct LogArgs {
     /// Print JSON: one object (verify), one object a line (show).
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct MergeArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<MergeCommand>,
+    /// The recipe.
+    #[arg(required = true)]
+    pub(crate) recipe: Option<PathBuf>,
+    /// Make every check, merge a sample, and print what the merge would read, write, hold and take. Leaves nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How many threads work; without it, two for each processor. Never changes the result.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Print the record of the merge, or the plan, as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MergeCommand {
+    /// Print the weights table: how much each contribution counts, and why.
+    Explain(ExplainArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// A recipe, or the record (`merge.json`) of a merge that was made.
+    #[arg(required_unless_present = "home", conflicts_with = "home")]
+    pub(crate) file: Option<PathBuf>,
+    /// Explain rounds of the Shared-Base Loop: the coordinator's home, or a copy of it.
+    #[arg(long)]
+    pub(crate) home: Option<PathBuf>,
+    /// Only this round.
+    #[arg(long, requires = "home")]
+    pub(crate) round: Option<u32>,
+    /// The coordinator's public key, from the charter; without it, the key that lies in the home.
+    #[arg(long, requires = "home")]
+    pub(crate) key: Option<PublicKey>,
+    /// Print one JSON object a weight.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VerifyCommand {
+    /// Merge a round again from the log and the blobs, and compare the result with what was published.
+    ///
+    /// Needs the coordinator's home or a copy of its `log` and `blobs`; changes nothing there, and may run while the coordinator does.
+    Round {
+        /// The number of the round.
+        round: u32,
+        /// The coordinator's home, or a copy of it.
+        #[arg(long)]
+        home: PathBuf,
+        /// The coordinator's public key, from the charter; without it, the key that lies in the home.
+        #[arg(long)]
+        key: Option<PublicKey>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

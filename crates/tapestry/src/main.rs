@@ -52,6 +52,7 @@ fn run(command: Command) -> Result<()> {
         Command::Base(command) => command::base::run(command),
         Command::DemoPoison { job } => demo::poison::run(&job),
         Command::Eval(command) => command::eval::run(command),
+        Command::Merge(args) if args.command.is_none() => command::merge::run(&args),
         Command::Train(TrainCommand::Cpt { job, json_progress }) => command::train::cpt(&job, form(json_progress)),
         Command::Node(NodeCommand::Init { home, contributed, private, held_out }) => {
             let home = Home::at(&home);
@@ -87,6 +88,8 @@ async fn run_async(command: Command) -> Result<()> {
         }
         Command::Status(args) => command::status::run(&args).await,
         Command::Log(command) => command::log::run(command).await,
+        Command::Merge(args) => command::merge::explain(args).await,
+        Command::Verify(command) => command::verify::run(command).await,
         Command::Model(command) => command::model::run(command).await,
         Command::Demo(args) => demo::run(&args).await,
         Command::Base(_)

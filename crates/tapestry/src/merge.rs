@@ -1,11 +1,15 @@
-//! Screening and merging, chunk by chunk out of a blob store: memory does not depend on the size of the model.
+//! Screening and merging out of a blob store: memory does not depend on the size of the model.
 
 use crate::progress::Working;
-use anyhow::{Context as _, Result, ensure};
-use tapestry_core::{Dtype, WeightsManifest};
-use tapestry_merge::{DeltaNorm, first_non_finite, merge_chunk};
+use anyhow::{Context as _, Result};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
+use tapestry_core::{MemberName, ModelManifest, WeightsManifest};
+use tapestry_engine::{Input, Merge, Output, Progress, Request, TensorSource, on_threads, write_store};
+use tapestry_merge::{DeltaNorm, Method, first_non_finite};
 use tapestry_round::Screening;
-use tapestry_store::{BlobStore, Piece, StoreError, WeightsReader, WeightsWriter, pieces};
+use tapestry_round::coordinator::MergeWork;
+use tapestry_store::{BlobStore, Piece, StoreError, WeightsReader, pieces};
 
 /// Finite values, and the size of the change to the base. `weights` has the base's tensors.
 pub(crate) async fn screen_weights(
@@ -45,42 +49,71 @@ pub(crate) async fn screen_weights(
     screened.await.context("screening was interrupted")?
 }
 
-/// The weighted mean of the inputs, written to the store.
-///
-/// Order of arithmetic: for each element, the inputs in the given order (that of the members' names), summed in `f64`.
-pub(crate) async fn merge_weights(
-    blobs: &BlobStore,
-    inputs: Vec<(WeightsManifest, f64)>,
-    mut working: Working,
-) -> Result<WeightsManifest> {
-    let (first, _) = inputs.first().context("nothing to merge")?;
-    let manifest = first.clone();
-    for (other, _) in &inputs {
-        other.check_matches(&manifest)?;
-    }
-    let mut readers = vec![];
-    for (input, share) in inputs {
-        readers.push((WeightsReader::open(blobs.clone(), input)?, share));
-    }
-    let mut writer = WeightsWriter::new(blobs.clone(), manifest.tensors.clone())?;
-    let merged = tokio::task::spawn_blocking(move || -> Result<WeightsManifest> {
-        let total = manifest.data.size_bytes;
-        let mut out = vec![];
-        for Piece { tensor, start, len: size_bytes } in pieces(&manifest) {
-            let dtype: Dtype = manifest.tensors[tensor].dtype;
-            let parts: Vec<_> = readers
-                .iter()
-                .map(|(reader, share)| Ok((reader.read_bytes(start, size_bytes)?, *share)))
-                .collect::<Result<_>>()?;
-            let views: Vec<(&[u8], f64)> = parts.iter().map(|(bytes, share)| (bytes.as_ref(), *share)).collect();
-            merge_chunk(dtype, &views, &mut out)?;
-            ensure!(out.len() as u64 == size_bytes, "the merge of {} bytes gave {}", size_bytes, out.len());
-            writer.write(&out)?;
-            working.update(start + size_bytes, total);
+/// Everything that a round's merge follows from, read from the store.
+pub(crate) struct MergeInputs {
+    method: Method,
+    base: WeightsManifest,
+    /// Member, weights, share.
+    contributions: Vec<(MemberName, WeightsManifest, f64)>,
+    states: Vec<WeightsManifest>,
+}
+
+/// A merge that is done.
+pub(crate) struct Merged {
+    pub(crate) weights: WeightsManifest,
+    /// The method's state for the next round.
+    pub(crate) states: Vec<WeightsManifest>,
+}
+
+impl MergeInputs {
+    pub(crate) async fn read(blobs: &BlobStore, work: &MergeWork) -> Result<Self> {
+        let base: ModelManifest = blobs.get_json(work.base).await?;
+        let mut contributions = vec![];
+        for input in &work.inputs {
+            let weights =
+                blobs.get_json(input.weights).await.with_context(|| format!("the weights of {}", input.member))?;
+            contributions.push((input.member.clone(), weights, input.share));
         }
-        let (_, weights) = writer.finish()?;
-        working.end();
-        Ok(weights)
-    });
-    merged.await.context("merging was interrupted")?
+        let mut states = vec![];
+        for state in &work.states {
+            states.push(blobs.get_json(*state).await.context("the state of the merge before")?);
+        }
+        Ok(Self { method: work.method.clone(), base: base.weights, contributions, states })
+    }
+}
+
+/// Merges; with `keep`, into the store, otherwise only to learn the digests.
+pub(crate) async fn merge(blobs: &BlobStore, inputs: MergeInputs, keep: bool, working: Working) -> Result<Merged> {
+    let blobs = blobs.clone();
+    let merged =
+        tokio::task::spawn_blocking(move || on_threads(None, || merge_blocking(&blobs, inputs, keep, working)));
+    merged.await.context("merging was interrupted")??
+}
+
+fn merge_blocking(blobs: &BlobStore, inputs: MergeInputs, keep: bool, working: Working) -> Result<Merged> {
+    let open = |manifest: &WeightsManifest| WeightsReader::open(blobs.clone(), manifest.clone());
+    let base = open(&inputs.base)?;
+    let states = inputs.states.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let readers = inputs.contributions.iter().map(|(_, weights, _)| open(weights)).collect::<Result<Vec<_>, _>>()?;
+    let contributions = inputs.contributions.iter().zip(&readers);
+    let request = Request {
+        method: &inputs.method,
+        base: Some(&base),
+        inputs: contributions
+            .map(|((member, _, share), source)| Input { name: member.to_string(), weight: *share, source })
+            .collect(),
+        states: states.iter().map(|state| state as &dyn TensorSource).collect(),
+        dtype: None,
+    };
+    let (stop, working) = (AtomicBool::new(false), Mutex::new(working));
+    let update = |progress: Progress| {
+        working.lock().unwrap_or_else(PoisonError::into_inner).update(progress.done, progress.total);
+    };
+    let ready = Merge::prepare(request, &stop, &|_| {})?;
+    let store = keep.then_some(blobs);
+    let weights = write_store(&ready, Output::Model, store, &stop, &update)?;
+    let states = (0..ready.num_states()).map(|state| write_store(&ready, Output::State(state), store, &stop, &update));
+    let states = states.collect::<Result<_, _>>()?;
+    working.into_inner().unwrap_or_else(PoisonError::into_inner).end();
+    Ok(Merged { weights, states })
 }

@@ -4,6 +4,7 @@ use crate::{Announcement, Contribution, Decline, Outcome, Screening, Verdict};
 use serde::{Deserialize, Serialize};
 use tapestry_core::{Digest, MemberName, PublicKey, Signed};
 use tapestry_governance::Charter;
+use tapestry_merge::Method;
 use tapestry_merge::weights::WeightRecord;
 
 /// What happened outside.
@@ -182,14 +183,7 @@ pub enum CoordinatorEffect {
         weights: Digest,
     },
     /// Merge; answer with `Merged`.
-    Merge {
-        /// The round.
-        round: u32,
-        /// The round's base, for its files.
-        base: Digest,
-        /// Manifests of weights, each with its share, in the order of members' names.
-        inputs: Vec<(Digest, f64)>,
-    },
+    Merge(MergeWork),
     /// Measure the merged model on the open held-out text; answer with `MergedMeasured`.
     MeasureMerged {
         /// The round.
@@ -197,4 +191,30 @@ pub enum CoordinatorEffect {
         /// The merged model.
         model: Digest,
     },
+}
+
+/// Everything that a round's merge follows from. Whoever does it gets the same bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MergeWork {
+    /// The round.
+    pub round: u32,
+    /// The round's base.
+    pub base: Digest,
+    /// How to merge.
+    pub method: Method,
+    /// The contributions, in the order of members' names.
+    pub inputs: Vec<MergeInput>,
+    /// The method's state after the merge before: manifests of weights; none at first.
+    pub states: Vec<Digest>,
+}
+
+/// One contribution to a merge.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MergeInput {
+    /// The member.
+    pub member: MemberName,
+    /// Its manifest of weights.
+    pub weights: Digest,
+    /// Its share; all shares sum to one.
+    pub share: f64,
 }

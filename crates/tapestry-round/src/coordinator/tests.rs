@@ -106,7 +106,7 @@ impl Run {
 
     fn merge(&mut self, ms: u64, bpb: f64) {
         let (round, model) = (self.number(), Digest::of(format!("merged {}", self.number()).as_bytes()));
-        assert!(matches!(self.state.pending()[..], [CoordinatorEffect::Merge { .. }]));
+        assert!(matches!(self.state.pending()[..], [CoordinatorEffect::Merge(_)]));
         self.input(ms, CoordinatorInput::Merged { round, model }).expect("taken");
         assert_eq!(self.state.pending(), [CoordinatorEffect::MeasureMerged { round, model }]);
         self.input(ms, CoordinatorInput::MergedMeasured { round, model, bpb }).expect("taken");

@@ -3,7 +3,7 @@
 
 use super::Loop;
 use crate::measure::measure_model;
-use crate::merge::{merge_weights, screen_weights};
+use crate::merge::{MergeInputs, merge, screen_weights};
 use anyhow::{Context as _, Result};
 use std::sync::Arc;
 use tapestry_core::{ModelManifest, WeightsManifest};
@@ -53,15 +53,13 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
             };
             Ok(CoordinatorInput::Screened { round, member, screening })
         }
-        CoordinatorEffect::Merge { round, base, inputs } => {
-            let base: ModelManifest = blobs.get_json(base).await?;
-            let mut weighted = vec![];
-            for (weights, share) in inputs {
-                weighted.push((blobs.get_json::<WeightsManifest>(weights).await?, share));
-            }
+        CoordinatorEffect::Merge(work) => {
+            let round = work.round;
+            let base: ModelManifest = blobs.get_json(work.base).await?;
             let working = shared.reporter.start("merge", format!("round {round}"), "bytes");
-            let weights = merge_weights(blobs, weighted, working).await?;
-            let model = blobs.put_json(&ModelManifest { files: base.files, weights }).await?;
+            let merged = merge(blobs, MergeInputs::read(blobs, &work).await?, true, working).await?;
+            blobs.put_json(&merged.weights).await?;
+            let model = blobs.put_json(&ModelManifest { files: base.files, weights: merged.weights }).await?;
             Ok(CoordinatorInput::Merged { round, model })
         }
         CoordinatorEffect::MeasureMerged { round, model } => {

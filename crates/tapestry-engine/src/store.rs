@@ -1,0 +1,72 @@
+//! A result as content-addressed chunks, in a store or only as their digests.
+
+use crate::file::Progress;
+use crate::merge::{Merge, Output, Scratch, check_stop};
+use crate::{EngineError, TensorSource};
+use rayon::prelude::*;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tapestry_core::{Blob, CHUNK_BYTES, Digest, TensorSpec, WeightsManifest};
+use tapestry_store::{BlobStore, WeightsReader};
+
+/// Chunks between two looks at whether to stop. Each thread holds one chunk.
+const BATCH: usize = 32;
+
+impl TensorSource for WeightsReader {
+    fn tensors(&self) -> &[TensorSpec] {
+        &self.manifest().tensors
+    }
+
+    fn read_into(&self, tensor: usize, start: u64, buffer: &mut [u8]) -> Result<(), EngineError> {
+        Ok(self.read_into(tensor, start, buffer)?)
+    }
+
+    fn place_of(&self, tensor: usize) -> String {
+        let chunk = self.tensor_start(tensor).and_then(|start| usize::try_from(start / CHUNK_BYTES).ok());
+        let digest = chunk.and_then(|chunk| self.manifest().data.chunks.get(chunk));
+        digest.map_or_else(
+            || "weights without content".into(),
+            |digest| format!("the weights that begin in chunk {digest}"),
+        )
+    }
+}
+
+/// Merges into a store: chunks that are durable, and the manifest that lists them. Without a store, nothing is kept, and the manifest
+/// says what would have been: that is how a published merge is checked.
+///
+/// # Errors
+/// [`EngineError`]. Whole chunks may be left in the store; they cost space and nothing else.
+pub fn write_store(
+    merge: &Merge<'_>,
+    output: Output,
+    store: Option<&BlobStore>,
+    stop: &AtomicBool,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<WeightsManifest, EngineError> {
+    let total = merge.size_bytes(output);
+    let num_chunks = usize::try_from(total.div_ceil(CHUNK_BYTES)).expect("chunks of a model that fits a disk");
+    let done = AtomicU64::new(0);
+    let one = |index: usize, scratch: &mut Scratch| -> Result<Digest, EngineError> {
+        let start = index as u64 * CHUNK_BYTES;
+        let len = (total - start).min(CHUNK_BYTES);
+        let mut content = vec![0; usize::try_from(len).expect("a chunk")];
+        merge.fill(output, start, &mut content, scratch)?;
+        let digest = match store {
+            Some(store) => store.put_blocking(content.into())?,
+            None => Digest::of(&content),
+        };
+        let done = done.fetch_add(len, Ordering::Relaxed) + len;
+        progress(Progress { done, total });
+        Ok(digest)
+    };
+    let mut chunks = vec![];
+    while chunks.len() < num_chunks {
+        check_stop(stop, chunks.len() as u64 * CHUNK_BYTES, total)?;
+        let next = chunks.len()..num_chunks.min(chunks.len() + BATCH);
+        let new: Vec<Digest> = next
+            .into_par_iter()
+            .map_init(Scratch::default, |scratch, index| one(index, scratch))
+            .collect::<Result<_, _>>()?;
+        chunks.extend(new);
+    }
+    Ok(WeightsManifest { tensors: merge.tensors(output).to_vec(), data: Blob { size_bytes: total, chunks } })
+}

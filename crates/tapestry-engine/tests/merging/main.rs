@@ -1,0 +1,8 @@
+//! Merging folders: real files, through the public interface alone.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod examples;
+mod fixture;
+mod refusals;
+mod reproducible;
+mod resume;

@@ -1,0 +1,106 @@
+//! `tapestry verify`.
+
+use crate::cli::VerifyCommand;
+use crate::command::log;
+use crate::home::Home;
+use crate::merge::{MergeInputs, merge};
+use crate::progress::{Form, Reporter};
+use crate::role::Machine as _;
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+use tapestry_core::{Digest, ModelManifest, PublicKey};
+use tapestry_round::RoundResult;
+use tapestry_round::coordinator::{Coordinator, CoordinatorEffect, CoordinatorEvent};
+use tapestry_store::BlobStore;
+
+/// What doing a round's merge again has found.
+#[derive(Debug, Serialize)]
+struct VerifiedRound {
+    round: u32,
+    coordinator: PublicKey,
+    num_entries: u64,
+    head: Digest,
+    num_contributions: usize,
+    /// Whether the gate let the merged model become the Shared Base.
+    is_published: bool,
+    /// The manifest of the merged model: the same as recorded.
+    model: Digest,
+}
+
+pub(crate) async fn run(command: VerifyCommand) -> Result<()> {
+    let VerifyCommand::Round { round, home, key, json } = command;
+    let home = Home::at(&home);
+    let key = key.map_or_else(|| home.public_key(), Ok)?;
+    let verified = verify_round(&home, key, round).await?;
+    if json {
+        println!("{}", serde_json::to_string(&verified)?);
+    } else {
+        let fate = if verified.is_published {
+            "was published as the Shared Base"
+        } else {
+            "was stopped by the gate; the base stayed"
+        };
+        println!(
+            "Round {round} holds. The log's {} entries are chained and signed by {}; merging its {} contributions again, with the recorded \
+             weights, gives the recorded model\n  {}\nwhich {fate}.",
+            verified.num_entries, verified.coordinator, verified.num_contributions, verified.model
+        );
+    }
+    Ok(())
+}
+
+async fn verify_round(home: &Home, key: PublicKey, number: u32) -> Result<VerifiedRound> {
+    let (checked, entries) = log::read::<Coordinator>(home, key).await?;
+    let mut state = Coordinator::empty(key);
+    let mut merging = None;
+    let mut recorded = None;
+    let mut is_published = false;
+    for entry in &entries {
+        state.apply(&entry.event)?;
+        match &entry.event {
+            CoordinatorEvent::MergeStarted { round, .. } if *round == number => {
+                // What the coordinator had to do at this point, by its own rules.
+                merging = state.pending().into_iter().next();
+            }
+            CoordinatorEvent::Merged { round, model, .. } if *round == number => recorded = Some(*model),
+            CoordinatorEvent::Ended { outcome, .. } if outcome.round == number => {
+                is_published = matches!(outcome.result, RoundResult::Published { .. });
+                if is_published && Some(outcome.base) != recorded {
+                    bail!("round {number}: the published base {} is not the merged model {recorded:?}", outcome.base);
+                }
+            }
+            _ => {}
+        }
+    }
+    let (Some(CoordinatorEffect::Merge(work)), Some(recorded)) = (merging, recorded) else {
+        let last = entries.iter().rev().find_map(|entry| match &entry.event {
+            CoordinatorEvent::Merged { round, .. } => Some(*round),
+            _ => None,
+        });
+        let last = last.map_or("none has".into(), |last| format!("the last that has is round {last}"));
+        bail!("round {number} has not been merged; {last}");
+    };
+    let dir = home.blobs_dir();
+    let blobs = BlobStore::read_folder(&dir).with_context(|| format!("the blobs in {}", dir.display()))?;
+    let working = Reporter::new(Form::People).start("verify", format!("round {number}"), "bytes");
+    let num_contributions = work.inputs.len();
+    let base: ModelManifest = blobs.get_json(work.base).await?;
+    let inputs = MergeInputs::read(&blobs, &work).await?;
+    let merged = merge(&blobs, inputs, false, working).await?;
+    let model = Digest::of_json(&ModelManifest { files: base.files, weights: merged.weights })?;
+    if model != recorded {
+        bail!(
+            "round {number} DOES NOT HOLD: merging the recorded contributions with the recorded weights gives model {model}, and the \
+             coordinator recorded {recorded}. Show this to the other members; tapestry log show --home prints what was claimed"
+        );
+    }
+    Ok(VerifiedRound {
+        round: number,
+        coordinator: key,
+        num_entries: checked.num_entries,
+        head: checked.head,
+        num_contributions,
+        is_published,
+        model,
+    })
+}
