@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tapestry_core::TensorSpec;
 use tapestry_kernels::ops;
-use tapestry_weights::{HfDir, SafetensorsFile, WeightSource, expected_tensors, save_safetensors};
+use tapestry_weights::{HfDir, SafetensorsModel, WeightSource, expected_tensors, save_safetensors};
 
 /// The files of a model's folder that do not change with its weights; those that exist are carried along by
 /// [`Llama::save`].
@@ -50,7 +50,7 @@ impl Llama {
     pub fn load(dir: &Path, device: &Device) -> Result<Self, ModelError> {
         let files = HfDir::open(dir)?;
         let config = LlamaConfig::try_from(files.shape)?;
-        Self::from_source(&SafetensorsFile::open_any_order(&files.weights_path)?, &config, device)
+        Self::from_source(&SafetensorsModel::open(&files.weights_path)?, &config, device)
     }
 
     /// Builds a model from weights wherever they are.

@@ -4,7 +4,7 @@ use crate::{LlamaConfig, ModelError, ScoreProgress, StreamingScorer, Tokenizer};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use tapestry_eval::{BitsPerByte, BpbOptions, BpbProgress, bits_per_byte};
-use tapestry_weights::{HfDir, SafetensorsFile, WeightSource};
+use tapestry_weights::{HfDir, SafetensorsModel, WeightSource};
 
 /// Measures bits per byte, with windows of 256 tokens as [`tapestry_eval::bits_per_byte`] defines it, of the text or of its
 /// first `max_tokens` tokens. Weights are read a layer at a time.
@@ -51,6 +51,6 @@ pub fn measure_bpb_of_dir(
     let files = HfDir::open(dir)?;
     let config = LlamaConfig::try_from(files.shape)?;
     let tokenizer = Tokenizer::read(&files.tokenizer_path)?;
-    let weights = SafetensorsFile::open_any_order(&files.weights_path)?;
+    let weights = SafetensorsModel::open(&files.weights_path)?;
     measure_bpb(&weights, &config, &tokenizer, text, max_tokens, progress)
 }

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use tapestry_core::{Blob, Digest, ModelManifest, WeightsManifest};
-use tapestry_weights::{HfDir, SafetensorsFile, SafetensorsWriter, WeightSource as _};
+use tapestry_weights::{HfDir, SafetensorsModel, SafetensorsWriter, WeightSource as _};
 
 const WEIGHTS_FILE: &str = "model.safetensors";
 
@@ -34,10 +34,11 @@ const FILES: [&str; 13] = [
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
 impl BlobStore {
-    /// Takes in a model in Hugging Face layout: `config.json`, `tokenizer.json`, `model.safetensors`, and those of the
-    /// customary small files that are there. Gives the model's name and its manifest, which is stored too.
+    /// Takes in a model in Hugging Face layout: `config.json`, `tokenizer.json`, `model.safetensors` or shards and their
+    /// index, and those of the customary small files that are there. Gives the model's name and its manifest, which is
+    /// stored too.
     ///
-    /// The same model has the same name wherever it is taken in, in whatever order its file keeps the tensors.
+    /// The same model has the same name wherever it is taken in, in whatever files and order it keeps the tensors.
     ///
     /// # Errors
     /// Where a file is missing, is not what it should be or does not fit the others, or the store fails.
@@ -47,7 +48,8 @@ impl BlobStore {
         Ok((self.put_json(&manifest).await?, manifest))
     }
 
-    /// Takes in the weights of a safetensors file. Gives the digest of their manifest, which is stored too.
+    /// Takes in the weights of a safetensors file, or of an index and its shards. Gives the digest of their manifest, which
+    /// is stored too.
     ///
     /// # Errors
     /// Where the file is not what it should be, or the store fails.
@@ -90,9 +92,9 @@ fn import_small_file(store: &BlobStore, path: &Path) -> Result<Option<Blob>, Sto
     }
 }
 
-/// The tensors one by one, in the order of their names, whatever order the file keeps them in.
+/// The tensors one by one, in the order of their names, whatever order the files keep them in.
 fn import_weights(store: &BlobStore, path: &Path) -> Result<(Digest, WeightsManifest), StoreError> {
-    let file = SafetensorsFile::open_any_order(path)?;
+    let file = SafetensorsModel::open(path)?;
     let mut writer = WeightsWriter::new(store.clone(), file.tensors().to_vec())?;
     let mut buffer = vec![0; 1 << 20];
     for (tensor, spec) in file.tensors().iter().enumerate() {

@@ -130,6 +130,11 @@ impl WeightsError {
         move |source| Self::Io { action, path, source }
     }
 
+    /// There is no tensor of that number.
+    pub(crate) fn no_number(tensor: usize) -> Self {
+        Self::Missing { name: format!("number {tensor}") }
+    }
+
     pub(crate) fn malformed(format: &'static str, path: &Path, what: impl Into<String>) -> Self {
         Self::Malformed { path: path.to_path_buf(), format, what: what.into() }
     }

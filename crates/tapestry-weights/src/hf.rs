@@ -1,15 +1,15 @@
 //! A model's folder in Hugging Face layout.
 
-use crate::{LlamaShape, SafetensorsFile, WeightSource as _, WeightsError, expected_tensors};
+use crate::{LlamaShape, SafetensorsModel, WeightSource as _, WeightsError, expected_tensors};
 use std::path::{Path, PathBuf};
 use tapestry_core::{Blob, TensorSpec, WeightsManifest};
 
-/// A folder with `config.json`, `tokenizer.json` and `model.safetensors` that belong together.
+/// A folder with `config.json`, `tokenizer.json` and weights that belong together.
 #[derive(Debug, Clone)]
 pub struct HfDir {
     /// The configuration.
     pub config_path: PathBuf,
-    /// The weights.
+    /// The weights: `model.safetensors`, or the index of shards; [`SafetensorsModel::open`] opens either.
     pub weights_path: PathBuf,
     /// The tokenizer.
     pub tokenizer_path: PathBuf,
@@ -28,10 +28,10 @@ impl HfDir {
             let found = std::fs::metadata(&path).map_err(WeightsError::io("open", &path));
             found.map(|_| path)
         };
-        let (config_path, weights_path) = (file("config.json")?, file("model.safetensors")?);
-        let tokenizer_path = file("tokenizer.json")?;
+        let (config_path, tokenizer_path) = (file("config.json")?, file("tokenizer.json")?);
         let shape = LlamaShape::read(&config_path)?;
-        let weights = SafetensorsFile::open_any_order(&weights_path)?;
+        let weights = SafetensorsModel::open(dir)?;
+        let weights_path = weights.path().to_path_buf();
         let manifest =
             |tensors: Vec<TensorSpec>| WeightsManifest { tensors, data: Blob { size_bytes: 0, chunks: vec![] } };
         let mut expected = expected_tensors(&shape);

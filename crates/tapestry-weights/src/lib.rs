@@ -17,6 +17,7 @@ pub use error::WeightsError;
 pub use hf::HfDir;
 pub use llama::{LlamaShape, expected_tensors};
 pub use safetensors::{
-    FileFacts, OtherDtype, OtherTensor, SafetensorsFile, SafetensorsWriter, safetensors_header, save_safetensors,
+    FileFacts, OtherDtype, OtherTensor, SafetensorsFile, SafetensorsModel, SafetensorsWriter, safetensors_header,
+    save_safetensors,
 };
 pub use source::{WeightSource, bytes_to_f32, f32_to_bytes};

@@ -8,10 +8,13 @@
 
 mod file;
 mod header;
+mod index;
+mod model;
 mod other;
 mod write;
 
 pub use file::{FileFacts, SafetensorsFile};
+pub use model::SafetensorsModel;
 pub use other::{OtherDtype, OtherTensor};
 pub use write::{SafetensorsWriter, safetensors_header, save_safetensors};
 

@@ -75,6 +75,46 @@ async fn the_order_of_tensors_in_a_file_does_not_change_the_models_name() {
     assert_eq!(store.import_weights(&dir.path().join("model.safetensors")).await.unwrap().0, weights);
 }
 
+/// The same model in two shards, every other tensor in each.
+fn cut_into_shards(dir: &Path) {
+    let whole = SafetensorsFile::open(&dir.join("model.safetensors")).unwrap();
+    let shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    let mut weight_map = serde_json::Map::new();
+    for (n, shard) in shards.iter().enumerate() {
+        let tensors: Vec<TensorSpec> = whole.tensors().iter().skip(n).step_by(2).cloned().collect();
+        weight_map.extend(tensors.iter().map(|spec| (spec.name.clone(), (*shard).into())));
+        save_safetensors(&dir.join(shard), tensors, |spec| whole.read_named(&spec.name)).unwrap();
+    }
+    let index = serde_json::json!({"metadata": {"total_size": 1}, "weight_map": weight_map});
+    fs::write(dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    fs::remove_file(dir.join("model.safetensors")).unwrap();
+}
+
+#[tokio::test]
+async fn a_model_in_shards_has_the_name_of_the_same_model_in_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, target) = (dir.path().join("in"), dir.path().join("out"));
+    make_model(&source);
+    let store = BlobStore::in_memory();
+    let (name, manifest) = store.import_model(&source).await.unwrap();
+    let content = fs::read(source.join("model.safetensors")).unwrap();
+    cut_into_shards(&source);
+    assert_eq!(store.import_model(&source).await.unwrap(), (name, manifest.clone()));
+    let index = source.join("model.safetensors.index.json");
+    assert_eq!(store.import_weights(&index).await.unwrap().1, manifest.weights);
+    store.export_model(&manifest, &target).await.unwrap();
+    assert!(fs::read(target.join("model.safetensors")).unwrap() == content);
+
+    // The configuration is checked against the tensors of all shards.
+    let without = fs::read_to_string(&index).unwrap().replace("\"model.norm.weight\"", "\"model.gone.weight\"");
+    fs::write(&index, without).unwrap();
+    let message = store.import_model(&source).await.unwrap_err().to_string();
+    assert!(message.contains("model.gone.weight"), "{message}");
+    fs::remove_file(source.join("model-00002-of-00002.safetensors")).unwrap();
+    let message = store.import_model(&source).await.unwrap_err().to_string();
+    assert!(message.contains("model-00002-of-00002.safetensors"), "{message}");
+}
+
 #[tokio::test]
 async fn a_reader_gives_the_values_of_the_file() {
     let dir = tempfile::tempdir().unwrap();

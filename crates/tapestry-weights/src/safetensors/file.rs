@@ -176,7 +176,7 @@ impl SafetensorsFile {
     /// # Errors
     /// [`WeightsError::Missing`], [`WeightsError::ByteRange`] where the range is not inside the tensor, or the system refuses.
     pub fn read_into(&self, tensor: usize, start_byte: u64, buffer: &mut [u8]) -> Result<(), WeightsError> {
-        let spec = self.tensors.get(tensor).ok_or_else(|| number(tensor))?;
+        let spec = self.tensors.get(tensor).ok_or_else(|| WeightsError::no_number(tensor))?;
         self.read_part(&spec.name, self.starts[tensor], spec.size_bytes(), start_byte, buffer)
     }
 
@@ -185,7 +185,7 @@ impl SafetensorsFile {
     /// # Errors
     /// As [`SafetensorsFile::read_into`].
     pub fn read_other_into(&self, other: usize, start_byte: u64, buffer: &mut [u8]) -> Result<(), WeightsError> {
-        let tensor = self.others.get(other).ok_or_else(|| number(other))?;
+        let tensor = self.others.get(other).ok_or_else(|| WeightsError::no_number(other))?;
         self.read_part(&tensor.name, self.other_starts[other], tensor.size_bytes(), start_byte, buffer)
     }
 
@@ -213,17 +213,13 @@ impl SafetensorsFile {
     }
 }
 
-fn number(tensor: usize) -> WeightsError {
-    WeightsError::Missing { name: format!("number {tensor}") }
-}
-
 impl WeightSource for SafetensorsFile {
     fn tensors(&self) -> &[TensorSpec] {
         &self.tensors
     }
 
     fn read_f32(&self, tensor: usize, first: u64, count: u64) -> Result<Vec<f32>, WeightsError> {
-        let spec = self.tensors.get(tensor).ok_or_else(|| number(tensor))?;
+        let spec = self.tensors.get(tensor).ok_or_else(|| WeightsError::no_number(tensor))?;
         crate::source::read_f32_in_pieces(spec, first, count, |start, buffer| self.read_into(tensor, start, buffer))
     }
 }

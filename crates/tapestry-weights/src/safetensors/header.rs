@@ -129,7 +129,8 @@ fn check_layout(entries: &[Entry], data_bytes: u64) -> Result<(), String> {
     Ok(())
 }
 
-fn clipped(text: &impl fmt::Display) -> String {
+/// As much of a text as a message may quote of an outside file.
+pub(super) fn clipped(text: &impl fmt::Display) -> String {
     let text = text.to_string();
     match text.char_indices().nth(MAX_QUOTED_CHARS) {
         Some((at, _)) => format!("{}…", &text[..at]),

@@ -15,7 +15,7 @@ use tapestry_core::{CHUNK_BYTES, Digest, MemberName, Signed, format_duration, to
 use tapestry_governance::{
     Charter, CharterTerms, GateTerms, HeldOutTerms, MergeMethod, MergeTerms, RoundTerms, ScreeningTerms,
 };
-use tapestry_weights::{HfDir, SafetensorsFile, WeightSource as _};
+use tapestry_weights::{HfDir, SafetensorsModel, WeightSource as _};
 
 pub(crate) async fn run(command: CharterCommand) -> Result<()> {
     match command {
@@ -103,7 +103,7 @@ pub(crate) async fn draft(args: &DraftArgs) -> Result<Signed<Charter>> {
 /// Checks that a folder holds a model that this version can train, and that every weight is a number.
 fn check_base(dir: &Path) -> Result<()> {
     let files = HfDir::open(dir).context("cannot take in the base")?;
-    let weights = SafetensorsFile::open_any_order(&files.weights_path)?;
+    let weights = SafetensorsModel::open(&files.weights_path)?;
     match weights.first_non_finite()? {
         None => Ok(()),
         Some((tensor, index)) => bail!(
