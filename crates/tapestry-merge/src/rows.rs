@@ -42,7 +42,7 @@ pub fn encode_row(dtype: Dtype, row: &[f64], bytes: &mut [u8]) -> bool {
         #[inline(always)]
         || match dtype {
             Dtype::F32 => encode_f32(row, bytes),
-            Dtype::BF16 => encode_16(row, bytes, 0x7f80, |odd| bf16_bits(odd)),
+            Dtype::BF16 => encode_16(row, bytes, 0x7f80, bf16_bits),
             Dtype::F16 => encode_f16(row, bytes),
         },
     )
@@ -101,7 +101,6 @@ fn encode_f16(row: &[f64], bytes: &mut [u8]) -> bool {
 /// Rounds to bfloat16, to nearest, ties to even. Infinity stays; a value that is not a number becomes one of those, or
 /// infinity, and either is noticed by who asks for finite values.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the upper half is what is wanted")]
 const fn bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
     if bits & 0x7fff_ffff > 0x7f80_0000 { 0x7fc0 } else { ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16 }
