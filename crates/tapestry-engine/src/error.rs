@@ -80,6 +80,21 @@ pub enum EngineError {
         /// Its type there.
         found: Dtype,
     },
+    /// A tensor that is copied and not merged, and is not the same everywhere.
+    #[error(
+        "tensor `{tensor}` is not the same in {first} and {second}: {detail}. Tensors of this type are copied, not merged, so all models \
+         must agree on them; convert what should be merged to f32, bf16 or f16"
+    )]
+    OtherTensor {
+        /// The tensor.
+        tensor: String,
+        /// One place.
+        first: String,
+        /// Another.
+        second: String,
+        /// How.
+        detail: String,
+    },
     /// A value that is no number.
     #[error("tensor `{tensor}`, element {index} (row-major) is {found} in {place}; a merge takes finite values only")]
     NotFinite {

@@ -20,7 +20,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tapestry_core::Digest;
-use tapestry_weights::safetensors_header;
+use tapestry_weights::safetensors_header_with_others;
 
 /// Bytes of a part. A power of two, so that its hash is a subtree of the file's.
 const PART: usize = 1 << 20;
@@ -81,8 +81,9 @@ struct Journal {
 /// [`EngineError`]. After [`EngineError::Stopped`] the file and its journal are there to go on from; after any other error they
 /// are for the caller to remove.
 pub fn write_file(merge: &Merge<'_>, output: Output, writing: &Writing<'_>) -> Result<FileReport, EngineError> {
-    let header = safetensors_header(merge.tensors(output));
-    let total = header.len() as u64 + merge.size_bytes(output);
+    let header = safetensors_header_with_others(merge.tensors(output), merge.other_tensors(output));
+    let merged_end = header.len() as u64 + merge.size_bytes(output);
+    let total = merged_end + merge.other_bytes(output);
     let num_parts = usize::try_from(total.div_ceil(PART as u64)).expect("parts of a file that fits a disk");
     let target = Target::open(writing.path, total)?;
     let mut hashes = target.resume(writing, total, num_parts)?;
@@ -93,12 +94,19 @@ pub fn write_file(merge: &Merge<'_>, output: Output, writing: &Writing<'_>) -> R
         let start = part as u64 * PART as u64;
         let len = usize::try_from((total - start).min(PART as u64)).expect("a part");
         let bytes = scratch.buffer.bytes(len);
-        let in_header = header.len().saturating_sub(part * PART).min(len);
-        if in_header > 0 {
-            bytes[..in_header].copy_from_slice(&header[part * PART..part * PART + in_header]);
+        // A part may hold the end of the header, merged tensors, and the first of those that are copied.
+        let cut = |end: u64| usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX).min(len);
+        let (header_end, copied_start) = (cut(header.len() as u64), cut(merged_end));
+        if header_end > 0 {
+            bytes[..header_end].copy_from_slice(&header[part * PART..part * PART + header_end]);
         }
-        let data_start = start + in_header as u64 - header.len() as u64;
-        merge.fill(output, data_start, &mut bytes[in_header..], &mut scratch.merge)?;
+        if copied_start > header_end {
+            let from = start + header_end as u64 - header.len() as u64;
+            merge.fill(output, from, &mut bytes[header_end..copied_start], &mut scratch.merge)?;
+        }
+        if len > copied_start {
+            merge.fill_others(start + copied_start as u64 - merged_end, &mut bytes[copied_start..])?;
+        }
         let hash = PartHash::new(start, bytes);
         target.write(bytes, start)?;
         let done = done.fetch_add(len as u64, Ordering::Relaxed) + len as u64;

@@ -4,7 +4,6 @@ use crate::companion::{check_companions, copy_companions};
 use crate::file::{Progress, Writing, replace_file, write_file};
 use crate::merge::{Input, Merge, Output, Request, Rows};
 use crate::sample::Sample;
-use crate::temp_model::SafetensorsModel;
 use crate::{EngineError, FileReport, Recipe, TensorSource};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, TryLockError};
@@ -14,6 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use tapestry_core::{Digest, Dtype};
 use tapestry_merge::Method;
+use tapestry_weights::SafetensorsModel;
 
 /// The weights of a model in its folder.
 const WEIGHTS: &str = "model.safetensors";
@@ -105,9 +105,12 @@ struct Models {
 
 impl Models {
     fn open(recipe: &Recipe) -> Result<Self, EngineError> {
-        let base = recipe.base.as_deref().map(SafetensorsModel::open).transpose()?;
-        let contributions: Vec<_> =
-            recipe.contributions.iter().map(|c| SafetensorsModel::open(&c.path)).collect::<Result<_, _>>()?;
+        let base = recipe.base.as_deref().map(SafetensorsModel::open_with_others).transpose()?;
+        let contributions: Vec<_> = recipe
+            .contributions
+            .iter()
+            .map(|c| SafetensorsModel::open_with_others(&c.path))
+            .collect::<Result<_, _>>()?;
         let num_states = recipe.method.demands().num_states;
         let state =
             |previous: &PathBuf, index: usize| SafetensorsModel::open(&previous.join(STATE).join(state_name(index)));
@@ -125,7 +128,7 @@ impl Models {
     /// Bytes of base and contributions, which a survey reads.
     fn input_bytes(&self) -> u64 {
         let models = self.base.iter().chain(&self.contributions);
-        models.flat_map(|model| model.tensors()).filter_map(tapestry_core::TensorSpec::size_bytes).sum()
+        models.flat_map(|model| TensorSource::tensors(model)).filter_map(tapestry_core::TensorSpec::size_bytes).sum()
     }
 
     fn request<'a>(&'a self, recipe: &'a Recipe) -> Request<'a> {
@@ -164,9 +167,12 @@ fn check_descent(recipe: &Recipe, models: &Models) -> Result<(), EngineError> {
     for (contribution, model) in recipe.contributions.iter().zip(&models.contributions) {
         let (mut change, mut length) = (0.0, 0.0);
         let mut rows = Rows::default();
-        for (tensor, spec) in base.tensors().iter().enumerate() {
+        for (tensor, spec) in TensorSource::tensors(base).iter().enumerate() {
             let num = usize::try_from(spec.num_elements().unwrap_or(0).min(DESCENT_SAMPLE)).expect("a sample");
-            if model.tensors().get(tensor).is_none_or(|other| other.name != spec.name || other.shape != spec.shape) {
+            if TensorSource::tensors(model)
+                .get(tensor)
+                .is_none_or(|other| other.name != spec.name || other.shape != spec.shape)
+            {
                 // The full comparison of tensors says this better.
                 return Ok(());
             }
@@ -251,6 +257,9 @@ fn merge_into(
             states.push(write(Output::State(index), &folder.join(state_name(index)), Stage::Keeping)?);
         }
     }
+    for model in models.all() {
+        model.check_unchanged()?;
+    }
     let companions = recipe.base.as_deref().unwrap_or(&recipe.contributions[0].path);
     copy_companions(companions, partial, recipe.dtype)?;
     let contributions = contribution_reports(recipe, &merge);
@@ -316,7 +325,7 @@ pub fn plan(recipe: &Recipe) -> Result<Plan, EngineError> {
     let models = open_checked(recipe)?;
     let stop = AtomicBool::new(false);
     let request = models.request(recipe);
-    let tensors = models.contributions[0].tensors();
+    let tensors = TensorSource::tensors(&models.contributions[0]);
     let most = Sample::max_elements(tensors, TIMING_SAMPLE_BYTES);
     let base = models.base.as_ref().map(|base| Sample::new(base, most));
     let inputs: Vec<_> = models.contributions.iter().map(|model| Sample::new(model, most)).collect();

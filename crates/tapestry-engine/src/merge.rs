@@ -1,6 +1,7 @@
 //! One merge: checked, surveyed, and ready to give any part of its result.
 
 use crate::layout::{Layout, Span};
+use crate::others::Others;
 use crate::survey::survey;
 use crate::{EngineError, TensorSource};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +9,7 @@ use tapestry_core::{Dtype, TensorSpec};
 use tapestry_merge::{
     Block, Contributor, GRAM_BLOCK_ELEMENTS, Method, Rule, Setting, SurveyKind, all_finite, decode_row, encode_row,
 };
+use tapestry_weights::OtherTensor;
 
 /// Bytes of rows that one thread works on at a time; they stay in its own cache.
 const WORKING_SET_BYTES: usize = 1 << 20;
@@ -58,6 +60,7 @@ pub struct Merge<'a> {
     tensors: Vec<TensorSpec>,
     model: Layout,
     state: Layout,
+    others: Others<'a>,
     rule: Box<dyn Rule>,
 }
 
@@ -102,6 +105,7 @@ impl<'a> Merge<'a> {
         for source in &sources {
             check_same(reference, *source)?;
         }
+        let others = Others::new(reference, &sources)?;
         let demands = method.demands();
         for state in &states {
             check_state(reference, *state)?;
@@ -114,7 +118,7 @@ impl<'a> Merge<'a> {
         let rule = method.rule(&setting, &survey)?;
         let (model, state) = (Layout::new(&tensors, dtype), Layout::new(&tensors, Some(Dtype::F32)));
         let (num_states, needs_survey) = (demands.num_states, demands.survey != SurveyKind::Nothing);
-        Ok(Self { base, sources, states, num_states, needs_survey, contributors, tensors, model, state, rule })
+        Ok(Self { base, sources, states, num_states, needs_survey, contributors, tensors, model, state, others, rule })
     }
 
     /// The contributions with their shares, in the order of arithmetic.
@@ -135,7 +139,13 @@ impl<'a> Merge<'a> {
         &self.layout(output).tensors
     }
 
-    /// Bytes of a result.
+    /// The tensors of a result that are copied, not merged. Their bytes lie behind the others'.
+    #[must_use]
+    pub fn other_tensors(&self, output: Output) -> &[OtherTensor] {
+        if output == Output::Model { self.others.tensors() } else { &[] }
+    }
+
+    /// Bytes of the merged tensors of a result.
     #[must_use]
     pub fn size_bytes(&self, output: Output) -> u64 {
         self.layout(output).size_bytes()
@@ -183,6 +193,16 @@ impl<'a> Merge<'a> {
             bytes = later;
         }
         Ok(())
+    }
+
+    /// Writes the bytes of the tensors that are copied, from `start` on, counted from the first of them.
+    pub(crate) fn fill_others(&self, start: u64, bytes: &mut [u8]) -> Result<(), EngineError> {
+        self.others.fill(start, bytes)
+    }
+
+    /// Bytes of the tensors that are copied.
+    pub(crate) fn other_bytes(&self, output: Output) -> u64 {
+        if output == Output::Model { self.others.size_bytes() } else { 0 }
     }
 
     fn fill_span(

@@ -42,6 +42,8 @@ pub fn write_store(
     stop: &AtomicBool,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<WeightsManifest, EngineError> {
+    // A manifest lists only what can be merged; the readers of a store have nothing else.
+    assert!(merge.other_tensors(output).is_empty(), "weights out of a store");
     let total = merge.size_bytes(output);
     let num_chunks = usize::try_from(total.div_ceil(CHUNK_BYTES)).expect("chunks of a model that fits a disk");
     let done = AtomicU64::new(0);

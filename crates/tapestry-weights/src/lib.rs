@@ -18,6 +18,6 @@ pub use hf::HfDir;
 pub use llama::{LlamaShape, expected_tensors};
 pub use safetensors::{
     FileFacts, OtherDtype, OtherTensor, SafetensorsFile, SafetensorsModel, SafetensorsWriter, safetensors_header,
-    save_safetensors,
+    safetensors_header_with_others, save_safetensors,
 };
 pub use source::{WeightSource, bytes_to_f32, f32_to_bytes};

@@ -16,7 +16,7 @@ mod write;
 pub use file::{FileFacts, SafetensorsFile};
 pub use model::SafetensorsModel;
 pub use other::{OtherDtype, OtherTensor};
-pub use write::{SafetensorsWriter, safetensors_header, save_safetensors};
+pub use write::{SafetensorsWriter, safetensors_header, safetensors_header_with_others, save_safetensors};
 
 const FORMAT: &str = "safetensors";
 

@@ -3,7 +3,7 @@
 use crate::fixture::{Fixture, Numbers, merge, tensors};
 use std::path::{Path, PathBuf};
 use tapestry_engine::Recipe;
-use tapestry_engine::SafetensorsModel;
+use tapestry_weights::{SafetensorsFile, WeightSource as _};
 
 fn examples() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/merge");
@@ -27,8 +27,8 @@ fn every_example_merges_models_and_is_named_for_its_method() {
         let report = merge(&recipe, 2).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let states: Vec<_> = report.states.iter().map(|state| state.blake3).collect();
         assert_eq!(states.len(), recipe.method.demands().num_states);
-        let merged = SafetensorsModel::open(&recipe.output).unwrap();
-        assert!(merged.first_non_finite().is_none(), "{}", path.display());
+        let merged = SafetensorsFile::open(&recipe.output.join("model.safetensors")).unwrap();
+        assert!(merged.first_non_finite().unwrap().is_none(), "{}", path.display());
         if !states.is_empty() {
             // The next round goes on from the state of this one.
             let next = format!("{text}previous: merged\n").replace("output: merged", "output: next");
@@ -45,7 +45,8 @@ fn a_spoiled_recipe_is_refused_or_still_a_recipe() {
     let texts: Vec<Vec<u8>> = examples().iter().map(|path| std::fs::read(path).unwrap()).collect();
     let mut numbers = Numbers::new(17);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a choice")]
-    let mut choose = move |below: usize| ((f64::from(numbers.next()) + 1.0) / 2.0 * below as f64) as usize % below.max(1);
+    let mut choose =
+        move |below: usize| ((f64::from(numbers.next()) + 1.0) / 2.0 * below as f64) as usize % below.max(1);
     let alphabet = b"\n\t :-{}[]&*!|>'\"%@`#,?~<=0123456789abcdeNaN.\xff\xc3";
     let mut num_taken = 0;
     for round in 0..20_000 {

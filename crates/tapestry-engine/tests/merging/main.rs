@@ -3,6 +3,7 @@
 
 mod examples;
 mod fixture;
+mod others;
 mod refusals;
 mod reproducible;
 mod resume;

@@ -2,7 +2,7 @@
 
 use crate::fixture::{Fixture, merge, names, tensors};
 use tapestry_core::Digest;
-use tapestry_engine::SafetensorsModel;
+use tapestry_weights::SafetensorsModel;
 use tapestry_weights::WeightSource as _;
 
 /// Every method, as it stands in a recipe, with whether weights may be given.

@@ -1,6 +1,7 @@
 //! Safetensors out: the canonical form, which is there whole or not at all.
 
 use super::FORMAT;
+use super::OtherTensor;
 use crate::WeightsError;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
@@ -10,17 +11,27 @@ use tapestry_core::{Dtype, TensorSpec};
 /// The canonical header of these tensors (sorted by name): eight bytes of length, JSON, spaces up to a multiple of eight.
 #[must_use]
 pub fn safetensors_header(tensors: &[TensorSpec]) -> Vec<u8> {
-    let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
-    let mut start = 0;
-    for tensor in tensors {
-        let end = start + tensor.size_bytes().unwrap_or(0);
-        let name = serde_json::Value::from(tensor.name.as_str());
+    safetensors_header_with_others(tensors, &[])
+}
+
+/// The header of a file in which tensors of other types lie behind these. Both lists are sorted by name.
+#[must_use]
+pub fn safetensors_header_with_others(tensors: &[TensorSpec], others: &[OtherTensor]) -> Vec<u8> {
+    let floats = tensors.iter().map(|tensor| {
         let dtype = match tensor.dtype {
             Dtype::F32 => "F32",
             Dtype::BF16 => "BF16",
             Dtype::F16 => "F16",
         };
-        let shape: Vec<_> = tensor.shape.iter().map(ToString::to_string).collect();
+        (&tensor.name, dtype, &tensor.shape, tensor.size_bytes())
+    });
+    let others = others.iter().map(|other| (&other.name, other.dtype.name(), &other.shape, other.size_bytes()));
+    let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
+    let mut start = 0;
+    for (name, dtype, shape, size_bytes) in floats.chain(others) {
+        let end = start + size_bytes.unwrap_or(0);
+        let name = serde_json::Value::from(name.as_str());
+        let shape: Vec<_> = shape.iter().map(ToString::to_string).collect();
         json.push_str(&format!(
             r#",{name}:{{"dtype":"{dtype}","shape":[{}],"data_offsets":[{start},{end}]}}"#,
             shape.join(",")
