@@ -170,7 +170,8 @@ impl<'de> Deserialize<'de> for Header {
                         if std::mem::replace(&mut has_metadata, true) {
                             return Err(A::Error::custom("__metadata__ is there twice"));
                         }
-                        map.next_value::<Metadata>()?;
+                        map.next_value::<Metadata>()
+                            .map_err(|e| A::Error::custom(format!("__metadata__: {}", clipped(&e))))?;
                         continue;
                     }
                     if name.len() > MAX_NAME_BYTES {
@@ -228,7 +229,7 @@ impl<'de> Deserialize<'de> for Metadata {
             type Value = Metadata;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of texts as __metadata__")
+                f.write_str("an object of texts")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
