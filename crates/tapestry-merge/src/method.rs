@@ -5,8 +5,13 @@
 
 mod fedavg;
 mod linear;
+mod median;
+mod order;
+mod trimmed_mean;
 
 pub use fedavg::FedAvg;
+pub use median::Median;
+pub use trimmed_mean::TrimmedMean;
 
 use crate::block::{Rule, Setting};
 use crate::survey::{Survey, SurveyKind};
@@ -19,6 +24,12 @@ pub enum Method {
     /// The weighted mean.
     #[serde(rename = "fedavg")]
     FedAvg(FedAvg),
+    /// The coordinate-wise median.
+    #[serde(rename = "median")]
+    Median(Median),
+    /// The coordinate-wise trimmed mean.
+    #[serde(rename = "trimmed-mean")]
+    TrimmedMean(TrimmedMean),
 }
 
 /// What a method needs before it can run.
@@ -101,12 +112,33 @@ pub enum MethodError {
     },
 }
 
+impl MethodError {
+    /// Refuses a count of zero.
+    fn unless_at_least_one(method: &'static str, parameter: &'static str, count: usize) -> Result<(), Self> {
+        if count >= 1 {
+            return Ok(());
+        }
+        Err(Self::Parameter { method, parameter, expected: "at least 1".into(), found: count.to_string() })
+    }
+
+    /// Refuses a length or a tolerance that is not a positive number.
+    fn unless_positive(method: &'static str, parameter: &'static str, found: f64) -> Result<(), Self> {
+        if found.is_finite() && found > 0.0 {
+            return Ok(());
+        }
+        let expected = "a number above 0".into();
+        Err(Self::Parameter { method, parameter, expected, found: found.to_string() })
+    }
+}
+
 impl Method {
     /// The method's name in recipes and charters.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
             Self::FedAvg(_) => FedAvg::NAME,
+            Self::Median(_) => Median::NAME,
+            Self::TrimmedMean(_) => TrimmedMean::NAME,
         }
     }
 
@@ -115,6 +147,8 @@ impl Method {
     pub fn demands(&self) -> Demands {
         match self {
             Self::FedAvg(_) => Demands::PLAIN,
+            Self::Median(method) => method.demands(),
+            Self::TrimmedMean(method) => method.demands(),
         }
     }
 
@@ -124,7 +158,8 @@ impl Method {
     /// [`MethodError::Parameter`].
     pub fn check(&self) -> Result<(), MethodError> {
         match self {
-            Self::FedAvg(_) => Ok(()),
+            Self::FedAvg(_) | Self::Median(_) => Ok(()),
+            Self::TrimmedMean(method) => method.check(),
         }
     }
 
@@ -139,19 +174,25 @@ impl Method {
         has_equal_shares: bool,
     ) -> Result<(), MethodError> {
         self.check()?;
-        let (method, demands, found) = (self.name(), self.demands(), num_contributions);
+        let (method, demands) = (self.name(), self.demands());
         if demands.base && !has_base {
             return Err(MethodError::NoBase { method });
         }
+        self.check_number(num_contributions)?;
+        if !demands.uses_shares && !has_equal_shares {
+            return Err(MethodError::SharesWithoutEffect { method });
+        }
+        Ok(())
+    }
+
+    fn check_number(&self, found: usize) -> Result<(), MethodError> {
+        let (method, demands) = (self.name(), self.demands());
         if found < demands.min_contributions {
             let remedy = "add contributions, ask for less protection, or use a method that needs fewer".into();
             return Err(MethodError::TooFew { method, needed: demands.min_contributions, found, remedy });
         }
         if found > demands.max_contributions {
             return Err(MethodError::TooMany { method, allowed: demands.max_contributions, found });
-        }
-        if !demands.uses_shares && !has_equal_shares {
-            return Err(MethodError::SharesWithoutEffect { method });
         }
         Ok(())
     }
@@ -161,9 +202,13 @@ impl Method {
     /// # Errors
     /// [`MethodError`], for callers that did not ask [`Self::check_setting`] first.
     pub fn rule(&self, setting: &Setting<'_>, survey: &Survey) -> Result<Box<dyn Rule>, MethodError> {
+        self.check()?;
+        self.check_number(setting.contributors.len())?;
         let _ = survey;
         match self {
             Self::FedAvg(method) => Ok(method.rule(setting)),
+            Self::Median(method) => Ok(method.rule(setting)),
+            Self::TrimmedMean(method) => Ok(method.rule(setting)),
         }
     }
 }
