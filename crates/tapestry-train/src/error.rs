@@ -1,5 +1,6 @@
 //! Why a job cannot be done.
 
+use crate::{EXIT_INTERRUPTED, EXIT_UNUSABLE};
 use std::path::{Path, PathBuf};
 use tapestry_model::{ModelError, TokenizerError};
 use tapestry_weights::WeightsError;
@@ -16,6 +17,14 @@ pub enum TrainError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// A file that is no job.
+    #[error("{path} is not a job: {reason}. docs/trainer-contract.md says what one is")]
+    Job {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
     },
     /// A setting that no training can have.
     #[error("job setting `{setting}` must be {expected}; found {found}")]
@@ -91,6 +100,16 @@ pub enum TrainError {
         /// Why.
         reason: String,
     },
+    /// A trainer's `metrics.jsonl` that breaks the contract.
+    #[error("{path}, line {line}: {reason}. docs/trainer-contract.md says what a step is")]
+    Metrics {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong.
+        reason: String,
+    },
     /// The threads cannot be started.
     #[error("cannot start {num_threads} threads: {reason}")]
     Threads {
@@ -102,6 +121,28 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// The code that a trainer ends with for this error, by the trainer contract.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Stopped { .. } => EXIT_INTERRUPTED,
+            Self::Job { .. }
+            | Self::Setting { .. }
+            | Self::NotUtf8 { .. }
+            | Self::EmptyCorpus { .. }
+            | Self::CorpusTooShort { .. }
+            | Self::OtherJob { .. }
+            | Self::Diverged { .. } => EXIT_UNUSABLE,
+            Self::Io { .. }
+            | Self::Model(_)
+            | Self::Tokenizer(_)
+            | Self::Weights(_)
+            | Self::Checkpoint { .. }
+            | Self::Metrics { .. }
+            | Self::Threads { .. } => 1,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }

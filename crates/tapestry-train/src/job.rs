@@ -1,6 +1,6 @@
 //! What is to be done.
 
-use crate::TrainError;
+use crate::{TRAINER_CONTRACT, TrainError};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -8,6 +8,8 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CptJob {
+    /// The version of the trainer contract that it follows: [`TRAINER_CONTRACT`].
+    pub contract: u32,
     /// The model to start from, in Hugging Face layout.
     pub base_dir: PathBuf,
     /// Where the trained model lands, in the same layout; holds the checkpoints until then.
@@ -53,6 +55,7 @@ impl CptJob {
         let real = |value: f64, limit: f64, setting, expected| {
             check(value >= 0.0 && value <= limit, setting, expected, value.to_string())
         };
+        check(self.contract == TRAINER_CONTRACT, "contract", "1", self.contract.to_string())?;
         check(!self.texts.is_empty(), "texts", "at least one file", "none".into())?;
         whole(self.num_steps, 1 << 31, "num_steps", "from 1 to 2^31")?;
         whole(self.batch_windows as u64, 1 << 16, "batch_windows", "from 1 to 65536")?;

@@ -6,6 +6,7 @@
 //! What is *not* here: whose data it is and where the result may go. The node decides that.
 
 mod checkpoint;
+mod contract;
 mod corpus;
 mod error;
 mod job;
@@ -17,6 +18,7 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
+pub use contract::{EXIT_INTERRUPTED, EXIT_UNUSABLE, METRICS_FILE, TRAINER_CONTRACT, TrainingRecord, read_metrics};
 pub use error::TrainError;
 pub use job::CptJob;
 pub use metrics::{CptReport, TrainProgress};

@@ -25,7 +25,7 @@ pub struct TrainProgress {
     pub seconds_left: f64,
 }
 
-/// What a job was; `report.json` beside the model.
+/// What a job was.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CptReport {
@@ -55,6 +55,7 @@ pub(crate) struct StepMetrics {
     pub(crate) grad_norm: f64,
     pub(crate) tokens: u64,
     pub(crate) seconds: f64,
+    pub(crate) cpu_seconds: f64,
 }
 
 /// Writes `metrics.jsonl` anew with the steps that a checkpoint has, then appends.

@@ -6,7 +6,7 @@ use crate::metrics::{self, StepMetrics};
 use crate::optimizer::{self, Moments, Update};
 use crate::process::{cpu_seconds, peak_memory_bytes};
 use crate::schedule::learning_rate;
-use crate::{CptJob, CptReport, TrainError, TrainProgress};
+use crate::{CptJob, CptReport, METRICS_FILE, TrainError, TrainProgress};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -80,7 +80,7 @@ fn run(
     for _ in &state.steps {
         batches.skip(job.batch_windows, job.window)?;
     }
-    let mut file = metrics::reopen(&out_dir.join("metrics.jsonl"), &state.steps)?;
+    let mut file = metrics::reopen(&out_dir.join(METRICS_FILE), &state.steps)?;
     let mut clock = Clock::start(&state);
     let tokens_per_step = (job.batch_windows * job.window) as u64;
     let mut last_checkpoint = Instant::now();
@@ -90,7 +90,7 @@ fn run(
             checkpoint::save(out_dir, &job.base_dir, &model, &moments, &state)?;
             return Err(TrainError::Stopped { step });
         }
-        let began = Instant::now();
+        let (began, cpu_before) = (Instant::now(), cpu_seconds());
         let batch = batches.next(job.batch_windows, job.window)?;
         let loss = model.loss(&batch)?;
         let loss_value = f64::from(loss.clone().into_scalar::<f32>());
@@ -118,8 +118,9 @@ fn run(
             grad_norm,
             tokens: tokens_per_step,
             seconds: began.elapsed().as_secs_f64(),
+            cpu_seconds: cpu_seconds() - cpu_before,
         };
-        metrics::append(&mut file, &metrics).map_err(TrainError::io("write", &out_dir.join("metrics.jsonl")))?;
+        metrics::append(&mut file, &metrics).map_err(TrainError::io("write", &out_dir.join(METRICS_FILE)))?;
         state.steps.push(metrics);
         progress(&clock.progress(job, &state, tokens_per_step, loss_value));
         let is_due = match job.checkpoint_every {
@@ -136,7 +137,6 @@ fn run(
     model.save(&job.base_dir, out_dir)?;
     clock.note(&mut state);
     let report = report(&state, tokens_per_step);
-    write_json(&out_dir.join("report.json"), &report)?;
     write_json(&out_dir.join("done.json"), &Done { job: job.clone(), report: report.clone() })?;
     checkpoint::remove(out_dir);
     Ok(report)

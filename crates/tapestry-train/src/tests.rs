@@ -42,6 +42,7 @@ fn workshop() -> (TempDir, CptJob) {
     let sentence = |n: usize| format!("The weaver {} counts {} threads.\u{1e}", ["Ana", "Bo", "Chi"][n % 3], n % 7);
     fs::write(&text, (0..300).map(sentence).collect::<String>()).expect("writes");
     let job = CptJob {
+        contract: crate::TRAINER_CONTRACT,
         base_dir,
         out_dir: dir.path().join("out"),
         texts: vec![text],
@@ -82,7 +83,7 @@ fn a_job_learns_and_repeats_to_the_bit() {
     assert!(weights(&job.out_dir) != weights(&other.out_dir), "another seed gives others");
     let lines = fs::read_to_string(job.out_dir.join("metrics.jsonl")).expect("metrics");
     assert_eq!(lines.lines().count(), 60);
-    for file in ["config.json", "tokenizer.json", "report.json"] {
+    for file in ["config.json", "tokenizer.json", "metrics.jsonl"] {
         assert!(job.out_dir.join(file).exists(), "{file}");
     }
     assert_eq!(run(&job).expect("is done"), report, "what is done is not done again");

@@ -382,12 +382,15 @@ pub(crate) enum ModelCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TrainCommand {
     /// Continue the pre-training of a model, as a JSON file of the job says. An interrupted job goes on where it was.
+    ///
+    /// This is the trainer that a node starts when its `node.toml` names no other; docs/trainer-contract.md says what a job is, what
+    /// comes back, and with which codes a trainer ends.
     Cpt {
         /// The job.
         job: PathBuf,
-        /// Print one JSON object a line on standard output for each step.
-        #[arg(long)]
-        json_progress: bool,
+        /// Started by a node: print no progress, and stop, keeping a checkpoint, when the node is gone.
+        #[arg(long, hide = true)]
+        child: bool,
     },
 }
 

@@ -196,6 +196,7 @@ impl Demo {
             tapestry_model::init_model(&start, &config, &quick.tokenizer, 1)?;
         }
         let job = tapestry_train::CptJob {
+            contract: tapestry_train::TRAINER_CONTRACT,
             base_dir: start,
             out_dir: work.join("out"),
             texts: vec![quick.pretraining_mix.clone()],

@@ -21,6 +21,7 @@ use cli::{Cli, Command, CoordinatorCommand, NodeCommand, TrainCommand};
 use home::Home;
 use progress::{Form, Reporter};
 use std::process::ExitCode;
+use tapestry_train::TrainError;
 
 /// Gives pages back less often than the system's allocator, which training and scoring gain from.
 #[global_allocator]
@@ -42,7 +43,8 @@ fn main() -> ExitCode {
             for cause in error.chain().skip(1) {
                 eprintln!("  because: {cause}");
             }
-            ExitCode::FAILURE
+            // A trainer's codes are part of its contract; everything else ends with 1.
+            error.downcast_ref::<TrainError>().map_or(ExitCode::FAILURE, |error| ExitCode::from(error.exit_code()))
         }
     }
 }
@@ -53,7 +55,7 @@ fn run(command: Command) -> Result<()> {
         Command::DemoPoison { job } => demo::poison::run(&job),
         Command::Eval(command) => command::eval::run(command),
         Command::Merge(args) if args.command.is_none() => command::merge::run(&args),
-        Command::Train(TrainCommand::Cpt { job, json_progress }) => command::train::cpt(&job, form(json_progress)),
+        Command::Train(TrainCommand::Cpt { job, child }) => command::train::cpt(&job, child),
         Command::Node(NodeCommand::Init { home, contributed, private, held_out }) => {
             let home = Home::at(&home);
             println!("{}", command::node::init(&home, &contributed, &private, &held_out)?);

@@ -51,24 +51,22 @@ pub(crate) struct Working {
     last_line: Option<Instant>,
 }
 
-/// Ends this process when the one that watches it is gone. Whatever it was doing goes on at the next start.
-fn end_with_the_watcher() {
-    #[cfg(unix)]
-    std::thread::spawn(|| {
-        let watcher = std::os::unix::process::parent_id();
-        loop {
+/// Calls `end` when the process that started this one is gone.
+pub(crate) fn when_parent_is_gone(end: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(move || {
+        let parent = std::os::unix::process::parent_id();
+        while std::os::unix::process::parent_id() == parent {
             std::thread::sleep(Duration::from_millis(200));
-            if std::os::unix::process::parent_id() != watcher {
-                std::process::exit(1);
-            }
         }
+        end();
     });
 }
 
 impl Reporter {
     pub(crate) fn new(form: Form) -> Self {
         if form == Form::Json {
-            end_with_the_watcher();
+            // Whatever this process was doing goes on at the next start.
+            when_parent_is_gone(|| std::process::exit(1));
         }
         Self { form, latest: Arc::default() }
     }

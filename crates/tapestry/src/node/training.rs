@@ -2,17 +2,22 @@
 
 use super::Driver;
 use crate::home::Home;
-use crate::progress::Step;
 use crate::settings::{NodeSettings, Training};
 use anyhow::{Context as _, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use tapestry_core::{Digest, ModelManifest};
+use std::time::Duration;
+use tapestry_core::{Digest, ModelManifest, format_duration};
 use tapestry_round::TrainingMetrics;
 use tapestry_round::node::{ContributedCpt, SovereignModel};
-use tapestry_train::{CptJob, CptReport};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tapestry_train::{CptJob, EXIT_INTERRUPTED, EXIT_UNUSABLE, TRAINER_CONTRACT, TrainingRecord, read_metrics};
+
+/// How often the node looks how far its trainer is.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The wait before a trainer that was interrupted is started again; doubled each time, up to the last.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Checks that the texts are there and readable before anything long begins.
 pub(super) fn check_texts(home: &Home, settings: &NodeSettings) -> Result<()> {
@@ -33,21 +38,21 @@ impl Driver {
         // Another round sees other windows.
         training.seed = training.seed.wrapping_add(u64::from(round));
         let name = format!("round-{round}");
-        let (out, report) = self.train(&name, &texts, &training, base, &format!("round {round}")).await?;
-        let (weights, manifest) = self.blobs.import_weights(&out.join("model.safetensors")).await?;
+        let (out, record) = self.train(&name, &texts, &training, base, &format!("round {round}")).await?;
+        let (weights, manifest) = self.blobs.import_weights(&out).await?;
         let base: ModelManifest = self.blobs.get_json(base).await?;
         manifest.check_matches(&base.weights).context("the trainer gave back other tensors than it was given")?;
         self.remove_work(&name);
-        Ok(ContributedCpt::from_training(weights, metrics(&report)))
+        Ok(ContributedCpt::from_training(weights, metrics(&record)))
     }
 
     /// Trains on the private texts. What comes out stays on this node.
     pub(super) async fn private_cpt(&self, base: Digest) -> Result<(SovereignModel, TrainingMetrics)> {
         let texts = self.settings.texts.private.clone();
-        let (out, report) = self.train("sovereign", &texts, &self.settings.private_cpt, base, "Private CPT").await?;
+        let (out, record) = self.train("sovereign", &texts, &self.settings.private_cpt, base, "Private CPT").await?;
         let (model, _) = self.blobs.import_model(&out).await?;
         self.remove_work("sovereign");
-        Ok((SovereignModel::new(base, model), metrics(&report)))
+        Ok((SovereignModel::new(base, model), metrics(&record)))
     }
 
     fn remove_work(&self, name: &str) {
@@ -63,7 +68,7 @@ impl Driver {
         training: &Training,
         base: Digest,
         what: &str,
-    ) -> Result<(PathBuf, CptReport)> {
+    ) -> Result<(PathBuf, TrainingRecord)> {
         let work = absolute(&self.home.work_dir())?.join(name);
         let base_dir = work.join("base");
         fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
@@ -72,6 +77,7 @@ impl Driver {
             self.blobs.export_model(&manifest, &base_dir).await?;
         }
         let job = CptJob {
+            contract: TRAINER_CONTRACT,
             base_dir,
             out_dir: work.join("out"),
             texts: texts.iter().map(|t| absolute(&NodeSettings::resolve(&self.home, t))).collect::<Result<_>>()?,
@@ -89,61 +95,95 @@ impl Driver {
         let job_path = work.join("job.json");
         crate::files::write_atomic(&job_path, &serde_json::to_vec_pretty(&job)?)?;
         let _slot = self.slot().await?;
-        self.run_trainer(&job_path, what).await?;
-        let report_path = job.out_dir.join("report.json");
-        let report = crate::files::read_text(&report_path)?;
-        let report = serde_json::from_str(&report).with_context(|| format!("in {}", report_path.display()))?;
-        Ok((job.out_dir, report))
+        self.run_trainer(&job_path, &job, what).await?;
+        let record =
+            read_metrics(&job.out_dir).context("the trainer ended well and left no metrics that can be used")?;
+        Ok((job.out_dir, record))
     }
 
-    async fn run_trainer(&self, job: &Path, what: &str) -> Result<()> {
+    /// Runs the trainer by its contract, as often as it ends with "interrupted".
+    async fn run_trainer(&self, job_path: &Path, job: &CptJob, what: &str) -> Result<()> {
+        let mut working = self.reporter.start("train", what, "tokens");
+        let total = job.num_steps * (job.batch_windows * job.window) as u64;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let mut child = Trainer(self.trainer(job_path)?.spawn().context("cannot start the trainer")?);
+            let mut look = tokio::time::interval(LOOK_EVERY);
+            let status = loop {
+                tokio::select! {
+                    status = child.0.wait() => break status?,
+                    _ = look.tick() => {
+                        // There is no such file before the first step.
+                        if let Ok(record) = read_metrics(&job.out_dir) {
+                            working.update(record.num_tokens.min(total), total);
+                        }
+                    }
+                }
+            };
+            match status.code() {
+                Some(0) => break,
+                Some(code) if code == i32::from(EXIT_INTERRUPTED) => {
+                    self.reporter
+                        .say(format!("{what}: the trainer was interrupted; it goes on in {}", format_duration(pause)));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LAST_PAUSE);
+                }
+                Some(code) if code == i32::from(EXIT_UNUSABLE) => bail!(
+                    "the trainer cannot use this job, its texts or its base, and trying again would change nothing; its messages are above. \
+                     The job: {}",
+                    job_path.display()
+                ),
+                _ => bail!("the trainer ended with {status}; its messages are above. The job: {}", job_path.display()),
+            }
+        }
+        working.end();
+        Ok(())
+    }
+
+    /// The trainer of this node, about to be started.
+    fn trainer(&self, job: &Path) -> Result<tokio::process::Command> {
         let mut command = match self.settings.machine.trainer.as_deref() {
             Some([program, arguments @ ..]) => {
                 let mut command = tokio::process::Command::new(program);
-                command.args(arguments).arg(job);
+                command.args(arguments);
                 command
             }
             Some([]) => bail!("machine.trainer in node.toml is empty; name a program or leave the line out"),
             None => {
                 let mut command = tokio::process::Command::new(std::env::current_exe()?);
-                command.args(["train", "cpt", "--json-progress"]).arg(job);
+                command.args(["train", "cpt", "--child"]);
                 // Training asks for the same large buffers at each step: keeping them saves a fifth of the time. The memory
                 // goes back with the process.
                 command.env("MIMALLOC_PURGE_DELAY", "-1");
                 command
             }
         };
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .context("cannot start the trainer")?;
-        let mut working = self.reporter.start("train", what, "tokens");
-        let stdout = child.stdout.take().context("the trainer has no standard output")?;
-        let mut lines = BufReader::new(stdout).lines();
-        while let Some(line) = lines.next_line().await? {
-            if let Ok(step) = serde_json::from_str::<Step>(&line) {
-                working.update(step.done, step.total);
-            }
-        }
-        let status = child.wait().await?;
-        working.end();
-        if !status.success() {
-            bail!("the trainer ended with {status}; its messages are above. The job: {}", job.display());
-        }
-        Ok(())
+        command.arg(job).stdin(Stdio::null()).stdout(Stdio::null());
+        Ok(command)
     }
 }
 
-fn metrics(report: &CptReport) -> TrainingMetrics {
+/// A trainer that runs. When the node stops before it, it is asked to end, and keeps what it has by its own checkpoints.
+struct Trainer(tokio::process::Child);
+
+impl Drop for Trainer {
+    fn drop(&mut self) {
+        let id = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        if let Some(id) = id {
+            // It may have ended by itself just now.
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+        }
+    }
+}
+
+fn metrics(record: &TrainingRecord) -> TrainingMetrics {
     TrainingMetrics {
-        num_tokens: report.num_tokens,
-        num_steps: report.num_steps,
-        first_loss: report.first_loss,
-        last_loss: report.last_loss,
-        wall_seconds: report.wall_seconds,
-        cpu_seconds: report.cpu_seconds,
+        num_tokens: record.num_tokens,
+        num_steps: record.num_steps,
+        first_loss: record.first_loss,
+        last_loss: record.last_loss,
+        wall_seconds: record.wall_seconds,
+        cpu_seconds: record.cpu_seconds,
     }
 }
 
