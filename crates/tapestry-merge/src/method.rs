@@ -3,14 +3,25 @@
 //! A method is configuration: its name and its parameters, as a recipe or a charter states them. Before a merge it says what
 //! it [`demands`](Method::demands); from what a first look at the values gave (the [`Survey`]) it becomes a [`Rule`].
 
+mod centred_clipping;
 mod fedavg;
+mod geometric_median;
+mod geometry;
+mod krum;
 mod linear;
 mod median;
+mod multi_krum;
+mod norm_bounding;
 mod order;
 mod trimmed_mean;
 
+pub use centred_clipping::CentredClipping;
 pub use fedavg::FedAvg;
+pub use geometric_median::GeometricMedian;
+pub use krum::Krum;
 pub use median::Median;
+pub use multi_krum::MultiKrum;
+pub use norm_bounding::NormBounding;
 pub use trimmed_mean::TrimmedMean;
 
 use crate::block::{Rule, Setting};
@@ -30,6 +41,21 @@ pub enum Method {
     /// The coordinate-wise trimmed mean.
     #[serde(rename = "trimmed-mean")]
     TrimmedMean(TrimmedMean),
+    /// The point with the smallest weighted sum of distances.
+    #[serde(rename = "geometric-median")]
+    GeometricMedian(GeometricMedian),
+    /// The contribution nearest to its neighbours.
+    #[serde(rename = "krum")]
+    Krum(Krum),
+    /// The mean of the contributions nearest to their neighbours.
+    #[serde(rename = "multi-krum")]
+    MultiKrum(MultiKrum),
+    /// The weighted mean of changes of bounded length.
+    #[serde(rename = "norm-bounding")]
+    NormBounding(NormBounding),
+    /// The clipped mean round a centre that moves.
+    #[serde(rename = "centred-clipping")]
+    CentredClipping(CentredClipping),
 }
 
 /// What a method needs before it can run.
@@ -121,6 +147,15 @@ impl MethodError {
         Err(Self::Parameter { method, parameter, expected: "at least 1".into(), found: count.to_string() })
     }
 
+    /// Refuses a count of zero and one above `max`.
+    fn unless_within(method: &'static str, parameter: &'static str, found: usize, max: usize) -> Result<(), Self> {
+        if (1..=max).contains(&found) {
+            return Ok(());
+        }
+        let expected = format!("between 1 and {max}");
+        Err(Self::Parameter { method, parameter, expected, found: found.to_string() })
+    }
+
     /// Refuses a length or a tolerance that is not a positive number.
     fn unless_positive(method: &'static str, parameter: &'static str, found: f64) -> Result<(), Self> {
         if found.is_finite() && found > 0.0 {
@@ -139,6 +174,11 @@ impl Method {
             Self::FedAvg(_) => FedAvg::NAME,
             Self::Median(_) => Median::NAME,
             Self::TrimmedMean(_) => TrimmedMean::NAME,
+            Self::GeometricMedian(_) => GeometricMedian::NAME,
+            Self::Krum(_) => Krum::NAME,
+            Self::MultiKrum(_) => MultiKrum::NAME,
+            Self::NormBounding(_) => NormBounding::NAME,
+            Self::CentredClipping(_) => CentredClipping::NAME,
         }
     }
 
@@ -149,6 +189,11 @@ impl Method {
             Self::FedAvg(_) => Demands::PLAIN,
             Self::Median(method) => method.demands(),
             Self::TrimmedMean(method) => method.demands(),
+            Self::GeometricMedian(method) => method.demands(),
+            Self::Krum(method) => method.demands(),
+            Self::MultiKrum(method) => method.demands(),
+            Self::NormBounding(method) => method.demands(),
+            Self::CentredClipping(method) => method.demands(),
         }
     }
 
@@ -160,6 +205,11 @@ impl Method {
         match self {
             Self::FedAvg(_) | Self::Median(_) => Ok(()),
             Self::TrimmedMean(method) => method.check(),
+            Self::GeometricMedian(method) => method.check(),
+            Self::Krum(method) => method.check(),
+            Self::MultiKrum(method) => method.check(),
+            Self::NormBounding(method) => method.check(),
+            Self::CentredClipping(method) => method.check(),
         }
     }
 
@@ -201,14 +251,21 @@ impl Method {
     ///
     /// # Errors
     /// [`MethodError`], for callers that did not ask [`Self::check_setting`] first.
+    ///
+    /// # Panics
+    /// Where the survey is not the one that the method [`demands`](Self::demands).
     pub fn rule(&self, setting: &Setting<'_>, survey: &Survey) -> Result<Box<dyn Rule>, MethodError> {
         self.check()?;
         self.check_number(setting.contributors.len())?;
-        let _ = survey;
         match self {
             Self::FedAvg(method) => Ok(method.rule(setting)),
             Self::Median(method) => Ok(method.rule(setting)),
             Self::TrimmedMean(method) => Ok(method.rule(setting)),
+            Self::GeometricMedian(method) => Ok(method.rule(setting, survey)),
+            Self::Krum(method) => Ok(method.rule(setting, survey)),
+            Self::MultiKrum(method) => Ok(method.rule(setting, survey)),
+            Self::NormBounding(method) => Ok(method.rule(setting, survey)),
+            Self::CentredClipping(method) => Ok(method.rule(setting, survey)),
         }
     }
 }

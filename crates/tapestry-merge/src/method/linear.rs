@@ -6,7 +6,8 @@ use crate::simd::dispatch;
 /// Elements whose sums stay in registers while the contributions are gone through.
 const LANES: usize = 32;
 
-/// `coefficient * value`, summed over the base (where its coefficient is not zero) and then over the contributions in order.
+/// `coefficient * value`, summed over the base and then over the contributions in order, those left out whose coefficient is
+/// zero. At least one coefficient is not.
 ///
 /// Each product and each sum is rounded once, in `f64`.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +44,8 @@ impl Rule for Linear {
         if coefficients.base != 0.0 {
             rows.push((block.base, coefficients.base));
         }
-        rows.extend(block.inputs.iter().copied().zip(coefficients.inputs.iter().copied()));
+        let inputs = block.inputs.iter().copied().zip(coefficients.inputs.iter().copied());
+        rows.extend(inputs.filter(|(_, coefficient)| *coefficient != 0.0));
         dispatch(
             #[inline(always)]
             || combine(&rows, out),
@@ -53,7 +55,7 @@ impl Rule for Linear {
 
 #[inline(always)]
 fn combine(rows: &[(&[f32], f64)], out: &mut [f64]) {
-    let (first, rest) = rows.split_first().expect("a merge has at least one contribution");
+    let (first, rest) = rows.split_first().expect("one coefficient is not zero");
     let len = out.len();
     assert!(rows.iter().all(|(row, _)| row.len() == len), "rows of one block");
     let whole = len - len % LANES;
