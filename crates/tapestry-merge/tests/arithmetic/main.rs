@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod golden;
+mod poison;
 mod properties;
 mod robust;
 mod robust_golden;

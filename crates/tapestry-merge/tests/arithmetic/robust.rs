@@ -54,16 +54,16 @@ pub(crate) fn method(json: &str) -> Method {
 }
 
 /// Members of equal shares, with one tensor each.
-fn equal_members(rows: &[Vec<f32>]) -> Vec<(String, f64, Vec<Vec<f32>>)> {
+pub(crate) fn equal_members(rows: &[Vec<f32>]) -> Vec<(String, f64, Vec<Vec<f32>>)> {
     let share = 1.0 / rows.len() as f64;
     rows.iter().enumerate().map(|(i, row)| (format!("m{i:02}"), share, vec![row.clone()])).collect()
 }
 
-fn bits(vectors: &[Vec<f64>]) -> Vec<Vec<u64>> {
+pub(crate) fn bits(vectors: &[Vec<f64>]) -> Vec<Vec<u64>> {
     vectors.iter().map(|vector| vector.iter().map(|value| value.to_bits()).collect()).collect()
 }
 
-fn finite() -> impl Strategy<Value = f32> {
+pub(crate) fn finite() -> impl Strategy<Value = f32> {
     prop_oneof![
         3 => -1f32..1.0,
         1 => any::<u32>().prop_map(|bits| if f32::from_bits(bits).is_finite() { f32::from_bits(bits) } else { -0.0 }),
