@@ -4,7 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use safetensors::SafeTensors;
-use std::fs;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::sync::LazyLock;
 use tapestry_weights::{SafetensorsFile, SafetensorsModel, WeightSource as _, WeightsError};
 
@@ -12,7 +13,10 @@ static DIR: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().e
 
 fuzz_target!(|content: &[u8]| {
     let path = DIR.path().join("model.safetensors");
-    fs::write(&path, content).expect("writes");
+    // Kept open: some file systems flush a file that was emptied and written again to the disk when it is closed.
+    static FILE: LazyLock<File> = LazyLock::new(|| File::create(DIR.path().join("model.safetensors")).expect("makes"));
+    FILE.set_len(content.len() as u64).expect("resizes");
+    FILE.write_all_at(content, 0).expect("writes");
     let file = match SafetensorsFile::open_with_others(&path) {
         Ok(file) => file,
         Err(WeightsError::Malformed { what, .. }) => {

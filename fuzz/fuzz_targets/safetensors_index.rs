@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use tapestry_core::{Dtype, TensorSpec};
@@ -29,7 +30,11 @@ static DIR: LazyLock<(tempfile::TempDir, PathBuf)> = LazyLock::new(|| {
 
 fuzz_target!(|content: &[u8]| {
     let dir = &DIR.1;
-    fs::write(dir.join("model.safetensors.index.json"), content).expect("writes");
+    // Kept open: some file systems flush a file that was emptied and written again to the disk when it is closed.
+    static FILE: LazyLock<File> =
+        LazyLock::new(|| File::create(DIR.1.join("model.safetensors.index.json")).expect("makes"));
+    FILE.set_len(content.len() as u64).expect("resizes");
+    FILE.write_all_at(content, 0).expect("writes");
     match SafetensorsModel::open(dir) {
         Ok(model) => {
             assert!(model.files().eq(SHARDS.map(|shard| dir.join(shard))));

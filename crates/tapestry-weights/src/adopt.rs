@@ -346,7 +346,7 @@ fn write_weights(
     for spec in &expected {
         let tensor = tensor_for(file, spec)?;
         *stored_as.entry(format!("{:?}", tensor.ggml_type)).or_default() += 1;
-        let mut values = file.dequantize(tensor);
+        let mut values = file.dequantize(tensor)?;
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(WeightsError::NotFinite { name: tensor.name.clone(), index: index as u64 });
         }

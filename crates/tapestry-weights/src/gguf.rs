@@ -1,7 +1,7 @@
 //! GGUF versions 2 and 3: how most people hold open weights.
 //!
 //! Source: the format description of the `ggml` project. Every count, length and offset is checked against the file before
-//! it is used; metadata is read into a bounded number of entries.
+//! it is used; metadata is read into a bounded number of entries. Tensors are read one by one, and nothing of them is kept.
 
 mod dequantize;
 mod reader;
@@ -11,10 +11,11 @@ mod tests;
 pub use dequantize::GgmlType;
 
 use crate::WeightsError;
-use memmap2::Mmap;
 use reader::Reader;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 const FORMAT: &str = "GGUF";
@@ -50,16 +51,16 @@ pub struct GgufTensor {
     /// How its elements are stored.
     pub ggml_type: GgmlType,
     /// Where its bytes begin, from the start of the file.
-    start: usize,
+    start: u64,
     /// How many they are.
-    size: usize,
+    size: u64,
 }
 
 /// An open GGUF file whose description holds in every respect.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
-    map: Mmap,
+    file: File,
     metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, GgufTensor>,
 }
@@ -70,13 +71,14 @@ impl GgufFile {
     /// # Errors
     /// [`WeightsError::Malformed`] naming the first fault.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
+        let malformed = |what: String| WeightsError::malformed(FORMAT, path, what);
+        let found = std::fs::metadata(path).map_err(WeightsError::io("open", path))?;
+        if !found.is_file() {
+            return Err(malformed("it is not a regular file".into()));
+        }
         let file = File::open(path).map_err(WeightsError::io("open", path))?;
-        // SAFETY: as for safetensors: Tapestry never changes a file in place; a foreign program that truncates it meanwhile
-        // can end this process, but cannot make it read outside the mapping.
-        #[expect(unsafe_code, reason = "mapping a file of weights; see the comment above")]
-        let map = unsafe { Mmap::map(&file) }.map_err(WeightsError::io("map", path))?;
-        let (metadata, tensors) = parse(&map).map_err(|what| WeightsError::malformed(FORMAT, path, what))?;
-        Ok(Self { path: path.to_path_buf(), map, metadata, tensors })
+        let (metadata, tensors) = parse(BufReader::new(&file), found.len()).map_err(malformed)?;
+        Ok(Self { path: path.to_path_buf(), file, metadata, tensors })
     }
 
     /// The file.
@@ -98,9 +100,14 @@ impl GgufFile {
     }
 
     /// A tensor's elements as 32-bit floats, row-major.
-    #[must_use]
-    pub fn dequantize(&self, tensor: &GgufTensor) -> Vec<f32> {
-        tensor.ggml_type.dequantize(&self.map[tensor.start..tensor.start + tensor.size])
+    ///
+    /// # Errors
+    /// Where the system refuses, or the file was cut off since it was opened.
+    pub fn dequantize(&self, tensor: &GgufTensor) -> Result<Vec<f32>, WeightsError> {
+        let size = usize::try_from(tensor.size).map_err(|e| self.malformed(e.to_string()))?;
+        let mut bytes = vec![0; size];
+        self.file.read_exact_at(&mut bytes, tensor.start).map_err(WeightsError::io("read", &self.path))?;
+        Ok(tensor.ggml_type.dequantize(&bytes))
     }
 
     /// A metadata entry, which must be there.
@@ -171,9 +178,9 @@ impl GgufFile {
 
 type Parsed = (BTreeMap<String, Value>, BTreeMap<String, GgufTensor>);
 
-fn parse(bytes: &[u8]) -> Result<Parsed, String> {
-    let mut reader = Reader::new(bytes);
-    if reader.bytes(4)? != b"GGUF" {
+fn parse(input: impl Read, file_size: u64) -> Result<Parsed, String> {
+    let mut reader = Reader::new(input, file_size);
+    if reader.array()? != *b"GGUF" {
         return Err("it does not begin with \"GGUF\"".into());
     }
     let version = reader.u32()?;
@@ -193,7 +200,7 @@ fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     let alignment = match metadata.get("general.alignment") {
         None => 32,
         Some(Value::Integer(n)) if (8..=1 << 16).contains(n) && n.count_ones() == 1 => {
-            usize::try_from(*n).map_err(|e| e.to_string())?
+            u64::try_from(*n).map_err(|e| e.to_string())?
         }
         Some(_) => return Err("general.alignment is not a power of two from 8 to 65536".into()),
     };
@@ -219,16 +226,15 @@ fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     let mut ranges = vec![];
     for (name, shape, row, ggml_type, offset) in described {
         let outside = || format!("tensor {name:?} of shape {shape:?} at offset {offset} does not lie inside the file");
-        if offset % alignment as u64 != 0 {
+        if !offset.is_multiple_of(alignment) {
             return Err(format!("tensor {name:?} lies at offset {offset}, which is not a multiple of {alignment}"));
         }
         let count = shape.iter().try_fold(1u64, |product, n| product.checked_mul(*n)).ok_or_else(outside)?;
         let size = ggml_type.size_bytes(count, row).ok_or_else(|| {
             format!("tensor {name:?}: rows of {row} elements cannot be cut into blocks of {ggml_type:?}")
         })?;
-        let size = usize::try_from(size).map_err(|_| outside())?;
-        let start = usize::try_from(offset).ok().and_then(|o| data_start.checked_add(o)).ok_or_else(outside)?;
-        let end = start.checked_add(size).filter(|end| *end <= bytes.len()).ok_or_else(outside)?;
+        let start = data_start.checked_add(offset).ok_or_else(outside)?;
+        let end = start.checked_add(size).filter(|end| *end <= file_size).ok_or_else(outside)?;
         ranges.push((start, end, name.clone()));
         let tensor = GgufTensor { name: name.clone(), shape: shape.clone(), ggml_type, start, size };
         if tensors.insert(name.clone(), tensor).is_some() {

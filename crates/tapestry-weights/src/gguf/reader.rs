@@ -1,38 +1,55 @@
 //! Reading numbers and texts from bytes that nobody vouches for.
 
 use super::Value;
+use std::io::Read;
 
 /// The longest text.
 const MAX_TEXT_BYTES: u64 = 1 << 24;
-/// The longest list.
-const MAX_LIST: u64 = 1 << 22;
+/// The most elements of all lists together. Each takes more memory than bytes of the file; the lists of a tokenizer of
+/// 250,000 tokens have a million.
+const MAX_LISTED: u64 = 1 << 22;
+/// The most bytes before the data; the tokenizer of 250,000 tokens takes 15 MiB of them.
+const MAX_DESCRIPTION_BYTES: u64 = 128 << 20;
 
-/// A position in bytes.
-pub(super) struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+/// A position in a file of known size.
+pub(super) struct Reader<R> {
+    input: R,
+    at: u64,
+    size: u64,
+    num_listed: u64,
 }
 
-impl<'a> Reader<'a> {
-    pub(super) const fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+impl<R: Read> Reader<R> {
+    pub(super) const fn new(input: R, size: u64) -> Self {
+        Self { input, at: 0, size, num_listed: 0 }
     }
 
-    pub(super) const fn position(&self) -> usize {
+    pub(super) const fn position(&self) -> u64 {
         self.at
     }
 
-    pub(super) fn bytes(&mut self, count: usize) -> Result<&'a [u8], String> {
-        let end = self.at.checked_add(count).filter(|end| *end <= self.bytes.len());
-        let end =
-            end.ok_or_else(|| format!("it ends at byte {}, where {count} more bytes are due", self.bytes.len()))?;
-        let found = &self.bytes[self.at..end];
-        self.at = end;
-        Ok(found)
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), String> {
+        self.input.read_exact(buffer).map_err(|e| format!("it cannot be read at byte {}: {e}", self.at))?;
+        self.at += buffer.len() as u64;
+        Ok(())
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        Ok(self.bytes(N)?.try_into().expect("N bytes"))
+    /// Checks that so many bytes follow, before anything is made to hold them.
+    fn expect(&self, count: u64) -> Result<(), String> {
+        if count > self.size - self.at {
+            return Err(format!("it ends at byte {}, where {count} more bytes are due at byte {}", self.size, self.at));
+        }
+        if count > MAX_DESCRIPTION_BYTES - self.at {
+            return Err(format!("its description is longer than {MAX_DESCRIPTION_BYTES} bytes"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        self.expect(N as u64)?;
+        let mut bytes = [0; N];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
     }
 
     pub(super) fn u32(&mut self) -> Result<u32, String> {
@@ -50,9 +67,11 @@ impl<'a> Reader<'a> {
 
     pub(super) fn text(&mut self) -> Result<String, String> {
         let length = self.count("bytes of a text", MAX_TEXT_BYTES)?;
+        self.expect(length)?;
         let at = self.at;
-        let bytes = self.bytes(usize::try_from(length).map_err(|e| e.to_string())?)?;
-        String::from_utf8(bytes.to_vec()).map_err(|_| format!("the text at byte {at} is not UTF-8"))
+        let mut bytes = vec![0; usize::try_from(length).map_err(|e| e.to_string())?];
+        self.fill(&mut bytes)?;
+        String::from_utf8(bytes).map_err(|_| format!("the text at byte {at} is not UTF-8"))
     }
 
     pub(super) fn value(&mut self) -> Result<Value, String> {
@@ -62,8 +81,10 @@ impl<'a> Reader<'a> {
             if kind == 9 {
                 return Err("lists of lists are not read".into());
             }
-            let count = self.count("elements of a list", MAX_LIST)?;
-            // An element takes a byte at least: a list that claims more than is there ends with an error, not in memory.
+            let count = self.count("elements of lists", MAX_LISTED - self.num_listed)?;
+            self.num_listed += count;
+            // An element takes a byte at least.
+            self.expect(count)?;
             return (0..count).map(|_| self.scalar(kind)).collect::<Result<_, _>>().map(Value::List);
         }
         self.scalar(kind)

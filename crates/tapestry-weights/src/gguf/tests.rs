@@ -219,6 +219,53 @@ fn files_that_lie_are_refused() {
     refused(&nan, "NaN or infinite");
 }
 
+/// A list of small numbers takes more memory than bytes of the file.
+#[test]
+fn lists_are_bounded_all_together() {
+    let mut file = tiny_model();
+    let mut list = 0u32.to_le_bytes().to_vec();
+    list.extend((1u64 << 21).to_le_bytes());
+    list.resize(list.len() + (1 << 21), 7);
+    file.entry("first", 9, &list);
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("long.gguf");
+    fs::write(&path, file.finish()).expect("writes");
+    let opened = GgufFile::open(&path).expect("one is read");
+    assert!(matches!(&opened.metadata()["first"], Value::List(values) if values.len() == 1 << 21));
+    file.entry("second", 9, &list);
+    refused(&file.finish(), "2097152 elements of lists; at most 2097139 are read");
+    let mut bomb = tiny_model();
+    bomb.entry("bomb", 9, &[0, 0, 0, 0, 0, 0, 32, 0, 0, 0, 0, 0]);
+    refused(&bomb.finish(), "2097152 more bytes are due");
+    assert!(GgufFile::open(Path::new("/dev/zero")).expect_err("refused").to_string().contains("not a regular file"));
+}
+
+/// Texts that are all of zeros, of which the disk holds nothing.
+#[test]
+fn the_description_is_bounded_as_a_whole() {
+    const TEXT_BYTES: u64 = 1 << 24;
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("long.gguf");
+    let mut file = tiny_model();
+    file.num_entries += 9;
+    let full = file.finish();
+    let start = 24 + file.metadata.len();
+    fs::write(&path, &full[..start]).expect("writes");
+    let sparse = File::options().write(true).open(&path).expect("opens");
+    let mut at = start as u64;
+    for n in 0..9 {
+        let mut entry = vec![];
+        text(&mut entry, &n.to_string());
+        entry.extend(8u32.to_le_bytes());
+        entry.extend(TEXT_BYTES.to_le_bytes());
+        sparse.write_all_at(&entry, at).expect("writes");
+        at += entry.len() as u64 + TEXT_BYTES;
+    }
+    sparse.set_len(at).expect("grows");
+    let message = GgufFile::open(&path).expect_err("refused").to_string();
+    assert!(message.contains("longer than 134217728 bytes"), "{message}");
+}
+
 /// Thousands of damaged files: each is read or refused, none panics.
 #[test]
 fn damaged_files_never_panic() {
@@ -237,6 +284,6 @@ fn damaged_files_never_panic() {
         if random(4) == 0 {
             bad.truncate(random(bad.len()));
         }
-        let _ = parse(&bad);
+        let _ = parse(bad.as_slice(), bad.len() as u64);
     }
 }

@@ -9,6 +9,28 @@ mod safetensors_file;
 mod safetensors_index;
 
 use mutation::Random;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+/// A file that gets one content after the other. It stays open: some file systems flush a file to the disk whenever one that
+/// was emptied and written again is closed.
+struct Scratch {
+    path: PathBuf,
+    file: File,
+}
+
+impl Scratch {
+    fn create(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), file: File::create(path).expect("makes") }
+    }
+
+    fn hold(&self, content: &[u8]) -> &Path {
+        self.file.set_len(content.len() as u64).expect("resizes");
+        self.file.write_all_at(content, 0).expect("writes");
+        &self.path
+    }
+}
 
 /// Runs `one` with each seed; a failure says with which.
 fn for_seeds(num_seeds: u64, mut one: impl FnMut(&mut Random)) {
