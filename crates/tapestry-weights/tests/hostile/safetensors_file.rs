@@ -173,3 +173,25 @@ fn large_headers_take_memory_in_proportion() {
         assert_eq!(is_opened, is_honest, "{}", &header[..60]);
     }
 }
+
+/// A file of 256 MiB, of which the disk holds nothing, is read to its end; mapped pages would count too.
+#[test]
+fn reading_a_large_file_takes_memory_that_does_not_depend_on_its_size() {
+    const COUNT: u64 = 64 << 20;
+    let dir = tempfile::tempdir().expect("a folder");
+    let header = format!(r#"{{"a":{{"dtype":"F32","shape":[{COUNT}],"data_offsets":[0,{}]}}}}"#, 4 * COUNT);
+    let file = Scratch::create(&dir.path().join("model.safetensors"));
+    let path = file.hold(&assemble(&header, &[]));
+    file.file.set_len(8 + header.len() as u64 + 4 * COUNT).expect("grows");
+    let model = SafetensorsModel::open(path).expect("opens");
+    let (found, peak) = peak_of(|| model.first_non_finite().expect("reads"));
+    assert_eq!(found, None);
+    assert!(peak < 2 << 20, "{peak} bytes");
+    #[cfg(target_os = "linux")]
+    {
+        let status = std::fs::read_to_string("/proc/self/status").expect("reads");
+        let mapped = status.lines().find_map(|line| line.strip_prefix("RssFile:")).expect("there");
+        let mapped: u64 = mapped.trim().trim_end_matches(" kB").parse().expect("a number");
+        assert!(mapped < 64 << 10, "{mapped} KiB of files are mapped");
+    }
+}
