@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+mod bench;
 mod demo;
 mod deny;
 mod run;
@@ -19,7 +20,15 @@ cargo xtask TASK
                             tidy, deny, fmt, clippy, tests, demo
   tidy                      the rules of ARCHITECTURE.md that a program can check
   deny                      licences and sources of foreign code, by deny.toml
-  demo                      the quick demo in a temporary folder, and a check of what it wrote";
+  demo                      the quick demo in a temporary folder, and a check of what it wrote
+  bench NAME [OPTION]...    our figures beside those of the peers and of the machine; NAME: merge
+    --json                  one JSON object a row, instead of tables
+    --rows FILTER[,...]     only works whose name contains FILTER
+    --quick, --full         tiny models, in seconds; also what takes long or much disk
+    --repeat NUM            runs of each program, of which the median counts (3)
+    --dir DIR               where models are made and kept (bench-NAME in the target folder)
+    --peers DIR             where bench/peers/setup.sh set the peers up (else $PEERS_HOME)
+    --binary FILE           our program, where it is not to be built";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -38,6 +47,8 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         ["tidy"] => tidy::tidy(),
         ["deny"] => deny::deny(),
         ["demo"] => demo::demo(),
+        ["bench", words @ ..] => bench::bench(words),
+        ["bench-child", words @ ..] => bench::child(words),
         [] | ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())
