@@ -50,3 +50,5 @@ elif mode in ("torch_state_dicts", "torch_state_dicts_saved"):
         save_file(mean, job.weights(task["output"]))
 else:
     raise SystemExit(f"there is no mode {mode}")
+
+job.done()

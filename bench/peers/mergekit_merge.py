@@ -24,3 +24,4 @@ if task["base"]:
     config["base_model"] = task["base"]
 # The models have no tokenizer that could be copied.
 run_merge(MergeConfiguration.model_validate(config), task["output"], MergeOptions(copy_tokenizer=False, quiet=True))
+job.done()

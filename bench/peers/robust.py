@@ -43,3 +43,4 @@ rule = modes[mode]
 job.ready()
 files = [job.Tensors(model) for model in task["models"]]
 job.write(task["output"], files[0], (rule(stack(name)) for name in files[0].names()))
+job.done()

@@ -69,21 +69,23 @@ impl Limits {
         self.0.iter().map(|(name, rate)| (*name, *rate))
     }
 
-    /// Seconds for `bytes` at the best of these rates.
-    fn seconds(&self, bytes: u64, names: &[&str]) -> f64 {
-        let best = names.iter().filter_map(|name| self.0.get(name)).copied().fold(0.0, f64::max);
-        if bytes == 0 { 0.0 } else { gigabytes(bytes) * 1e9 / best }
+    /// Seconds for `bytes`; endless where the rate could not be measured.
+    fn seconds(&self, bytes: u64, name: &str) -> f64 {
+        let rate = self.0.get(name).copied().unwrap_or(0.0);
+        if bytes == 0 { 0.0 } else { gigabytes(bytes) * 1e9 / rate }
     }
 
     /// The least time in which this can be done here.
     pub(super) fn least(&self, moved: &Moved) -> Least {
-        let cores = self.seconds(moved.read, &["read-all"])
-            + self.seconds(moved.written, &["write-cache"])
-            + self.seconds(moved.hashed, &["blake3-all"]);
+        let cores = self.seconds(moved.read, "read-all") + self.seconds(moved.hashed, "blake3-all");
         let from_disk = if moved.from_disk { moved.read } else { 0 };
-        let disk = self.seconds(from_disk, &["read-direct", "read-all"])
-            + self.seconds(moved.synced, &["write-direct", "write-sync"]);
-        if disk > cores { Least { seconds: disk, by: "disk" } } else { Least { seconds: cores, by: "cores" } }
+        let disk = self.seconds(from_disk, "read-direct");
+        let cached = Least::of(
+            cores + self.seconds(moved.written, "write-cache"),
+            disk + self.seconds(moved.synced, "write-sync"),
+        );
+        let direct = Least::of(cores, disk + self.seconds(moved.written, "write-direct"));
+        if cached.seconds <= direct.seconds { cached } else { direct }
     }
 
     #[cfg(test)]
@@ -107,13 +109,20 @@ pub(super) struct Moved {
     pub(super) hashed: u64,
 }
 
-/// The least time for a piece of work: the copying and hashing that the cores must do, or the disk, whichever is longer.
-/// Both can go on at the same time; the arithmetic of the merge itself is not counted.
+/// The least time for a piece of work. The cores must copy the inputs out of the page cache and hash; the output is either
+/// copied into the page cache by the cores and written out from there, or goes to disk past it, whichever is faster here.
+/// Cores and disk can work at the same time, so the slower of them counts. The arithmetic of the merge is not counted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Least {
     pub(super) seconds: f64,
     /// What sets it.
     pub(super) by: &'static str,
+}
+
+impl Least {
+    fn of(cores: f64, disk: f64) -> Self {
+        if disk > cores { Self { seconds: disk, by: "disk" } } else { Self { seconds: cores, by: "cores" } }
+    }
 }
 
 /// The process that measures one rate and prints it.
@@ -269,22 +278,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_least_time_is_that_of_the_cores_or_of_the_disk_whichever_is_longer() {
-        let limits = Limits::of(&[
-            ("read-all", 10.0),
-            ("write-cache", 5.0),
-            ("blake3-all", 2.0),
-            ("write-sync", 1.0),
-            ("write-direct", 4.0),
-            ("read-direct", 1.0),
-        ]);
-        let moved = Moved { read: 100, written: 20, hashed: 20, ..Moved::default() };
-        assert_eq!(limits.least(&moved), Least { seconds: 24.0, by: "cores" });
-        let synced = Moved { synced: 200, ..moved };
-        assert_eq!(limits.least(&synced), Least { seconds: 50.0, by: "disk" });
-        let from_disk = Moved { from_disk: true, ..Moved { read: 20, ..Moved::default() } };
-        assert_eq!(limits.least(&from_disk), Least { seconds: 2.0, by: "cores" });
-        assert_eq!(limits.least(&Moved::default()).seconds, 0.0);
+    fn the_least_time_is_that_of_the_faster_way_to_write_and_there_of_the_slower_of_cores_and_disk() {
+        let rates = [("read-all", 10.0), ("write-cache", 5.0), ("blake3-all", 2.0), ("write-sync", 1.0)];
+        let check = |more: &[(&'static str, f64)], moved: Moved, seconds: f64, by| {
+            let limits = Limits::of(&[&rates[..], more].concat());
+            assert_eq!(limits.least(&moved), Least { seconds, by }, "{more:?} {moved:?}");
+        };
+        let memory = Moved { read: 100, hashed: 20, ..Moved::default() };
+        let cached = Moved { written: 20, ..memory };
+        let synced = Moved { synced: 20, ..cached };
+        check(&[], memory, 20.0, "cores");
+        check(&[], cached, 24.0, "cores");
+        check(&[], synced, 24.0, "cores");
+        check(&[], Moved { written: 200, synced: 200, ..memory }, 200.0, "disk");
+        check(&[("write-direct", 0.9)], synced, 20.0 / 0.9, "disk");
+        check(&[("write-direct", 100.0)], synced, 20.0, "cores");
+        check(&[("read-direct", 2.0)], Moved { from_disk: true, ..memory }, 50.0, "disk");
+        check(&[], Moved::default(), 0.0, "cores");
     }
 
     #[test]

@@ -236,12 +236,12 @@ pub(super) fn run(options: &Options) -> Result<()> {
         if options.json {
             comparison.rows(&limits).iter().for_each(|row| println!("{row}"));
         } else {
-            println!("\n{}", comparison.table(&limits));
+            print!("\n{}", comparison.table(&limits));
         }
         done.push(comparison);
     }
     if !options.json {
-        println!("{LEGEND}");
+        println!("\n{LEGEND}");
         flatness(&done).iter().for_each(|line| println!("{line}"));
     }
     let failed: Vec<&str> = done.iter().filter(|c| c.ours.failure.is_some()).map(|c| c.work.as_str()).collect();
@@ -253,8 +253,8 @@ pub(super) fn run(options: &Options) -> Result<()> {
 }
 
 const LEGEND: &str = "\
-Medians. MB and GB are 10^6 and 10^9 bytes. limit: the least time for the same bytes on this machine, the larger of the
-cores (copying out of and into the page cache, hashing) and the disk; reached: that limit as a part of the wall time.
+Medians. MB and GB are 10^6 and 10^9 bytes. limit: the least time for the same bytes on this machine, set by the cores
+(copying out of and into the page cache, hashing) or by the disk; reached: that limit as a part of the wall time.
 differs by: the largest difference between an element of the peer's output and of ours.
 Ours is timed from process start and hashes and syncs its output; peers are timed after their imports and do neither.";
 
@@ -361,7 +361,7 @@ impl Bench<'_> {
         let _ = std::fs::remove_dir_all(&outputs);
         let mut contenders = contenders.into_iter().map(|(contender, ..)| contender);
         let ours = contenders.next().expect("ours is the first");
-        let title = format!("{}, {:.2} GB each", work.title, machine::gigabytes(work.shape.size_bytes()));
+        let title = format!("{}, {:.0} MB each", work.title, 1e3 * machine::gigabytes(work.shape.size_bytes()));
         Ok(Comparison { work: work.name.clone(), title, target: work.target, ours, peers: contenders.collect() })
     }
 }
