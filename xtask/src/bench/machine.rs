@@ -45,7 +45,7 @@ pub(super) fn memory_bytes() -> Option<u64> {
 
 /// Bytes that can still be written where `folder` is; 0 where the system does not say.
 pub(super) fn free_bytes(folder: &Path) -> u64 {
-    statvfs(folder).map_or(0, |fs| u64::from(fs.blocks_available()) * u64::from(fs.fragment_size()))
+    statvfs(folder).map_or(0, |fs| fs.blocks_available() * fs.fragment_size())
 }
 
 /// For people.

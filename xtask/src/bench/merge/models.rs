@@ -260,7 +260,6 @@ fn noise(seed: u64, index: u64) -> f32 {
 }
 
 /// The nearest bf16, ties to even. The value is finite.
-#[expect(clippy::cast_possible_truncation, reason = "the upper half of 32 bits has 16")]
 const fn bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
@@ -306,7 +305,7 @@ mod tests {
     fn a_model_is_made_once_and_made_again_when_it_is_not_the_right_one() {
         let folder = std::env::temp_dir().join(format!("tapestry-bench-models-{}", std::process::id()));
         let file = folder.join("tiny-1").join(WEIGHTS);
-        let make = || std::fs::metadata(&make(&folder, &TINY, 2).expect("made")[1].join(WEIGHTS));
+        let make = || std::fs::metadata(make(&folder, &TINY, 2).expect("made")[1].join(WEIGHTS));
         let first = make().expect("there");
         assert_eq!(first.len(), TINY.header(1).len() as u64 + TINY.size_bytes());
         let content = std::fs::read(&file).expect("readable");
