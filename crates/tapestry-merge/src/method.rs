@@ -3,25 +3,45 @@
 //! A method is configuration: its name and its parameters, as a recipe or a charter states them. Before a merge it says what
 //! it [`demands`](Method::demands); from what a first look at the values gave (the [`Survey`]) it becomes a [`Rule`].
 
+mod adaptive;
 mod centred_clipping;
+mod changes;
+mod dare;
+mod dare_ties;
+mod diloco;
+mod fedadam;
 mod fedavg;
+mod fedyogi;
 mod geometric_median;
 mod geometry;
 mod krum;
 mod linear;
 mod median;
+mod model_stock;
 mod multi_krum;
 mod norm_bounding;
 mod order;
+mod slerp;
+mod task_arithmetic;
+mod ties;
 mod trimmed_mean;
 
 pub use centred_clipping::CentredClipping;
+pub use dare::Dare;
+pub use dare_ties::DareTies;
+pub use diloco::DiLoCo;
+pub use fedadam::FedAdam;
 pub use fedavg::FedAvg;
+pub use fedyogi::FedYogi;
 pub use geometric_median::GeometricMedian;
 pub use krum::Krum;
 pub use median::Median;
+pub use model_stock::ModelStock;
 pub use multi_krum::MultiKrum;
 pub use norm_bounding::NormBounding;
+pub use slerp::Slerp;
+pub use task_arithmetic::TaskArithmetic;
+pub use ties::Ties;
 pub use trimmed_mean::TrimmedMean;
 
 use crate::block::{Rule, Setting};
@@ -56,6 +76,33 @@ pub enum Method {
     /// The clipped mean round a centre that moves.
     #[serde(rename = "centred-clipping")]
     CentredClipping(CentredClipping),
+    /// The base plus scaled changes.
+    #[serde(rename = "task-arithmetic")]
+    TaskArithmetic(TaskArithmetic),
+    /// Trim, elect sign, merge.
+    #[serde(rename = "ties")]
+    Ties(Ties),
+    /// Drop changes at random and rescale.
+    #[serde(rename = "dare")]
+    Dare(Dare),
+    /// Drop, rescale, elect sign, add.
+    #[serde(rename = "dare-ties")]
+    DareTies(DareTies),
+    /// A point on the arc between two models.
+    #[serde(rename = "slerp")]
+    Slerp(Slerp),
+    /// Between base and mean, by agreement.
+    #[serde(rename = "model-stock")]
+    ModelStock(ModelStock),
+    /// Outer Nesterov momentum.
+    #[serde(rename = "diloco")]
+    DiLoCo(DiLoCo),
+    /// Adaptive outer steps.
+    #[serde(rename = "fedadam")]
+    FedAdam(FedAdam),
+    /// Adaptive outer steps with a slower second moment.
+    #[serde(rename = "fedyogi")]
+    FedYogi(FedYogi),
 }
 
 /// What a method needs before it can run.
@@ -179,6 +226,15 @@ impl Method {
             Self::MultiKrum(_) => MultiKrum::NAME,
             Self::NormBounding(_) => NormBounding::NAME,
             Self::CentredClipping(_) => CentredClipping::NAME,
+            Self::TaskArithmetic(_) => TaskArithmetic::NAME,
+            Self::Ties(_) => Ties::NAME,
+            Self::Dare(_) => Dare::NAME,
+            Self::DareTies(_) => DareTies::NAME,
+            Self::Slerp(_) => Slerp::NAME,
+            Self::ModelStock(_) => ModelStock::NAME,
+            Self::DiLoCo(_) => DiLoCo::NAME,
+            Self::FedAdam(_) => FedAdam::NAME,
+            Self::FedYogi(_) => FedYogi::NAME,
         }
     }
 
@@ -194,6 +250,13 @@ impl Method {
             Self::MultiKrum(method) => method.demands(),
             Self::NormBounding(method) => method.demands(),
             Self::CentredClipping(method) => method.demands(),
+            Self::TaskArithmetic(_) => TaskArithmetic::demands(),
+            Self::Ties(method) => method.demands(),
+            Self::Dare(_) | Self::DareTies(_) => dare::demands(),
+            Self::Slerp(_) => Slerp::demands(),
+            Self::ModelStock(_) => ModelStock::demands(),
+            Self::DiLoCo(method) => method.demands(),
+            Self::FedAdam(_) | Self::FedYogi(_) => adaptive::demands(),
         }
     }
 
@@ -203,13 +266,20 @@ impl Method {
     /// [`MethodError::Parameter`].
     pub fn check(&self) -> Result<(), MethodError> {
         match self {
-            Self::FedAvg(_) | Self::Median(_) => Ok(()),
+            Self::FedAvg(_) | Self::Median(_) | Self::Slerp(_) | Self::ModelStock(_) => Ok(()),
             Self::TrimmedMean(method) => method.check(),
             Self::GeometricMedian(method) => method.check(),
             Self::Krum(method) => method.check(),
             Self::MultiKrum(method) => method.check(),
             Self::NormBounding(method) => method.check(),
             Self::CentredClipping(method) => method.check(),
+            Self::TaskArithmetic(method) => method.check(),
+            Self::Ties(method) => method.check(),
+            Self::Dare(method) => method.check(),
+            Self::DareTies(method) => method.check(),
+            Self::DiLoCo(method) => method.check(),
+            Self::FedAdam(method) => method.check(),
+            Self::FedYogi(method) => method.check(),
         }
     }
 
@@ -266,6 +336,52 @@ impl Method {
             Self::MultiKrum(method) => Ok(method.rule(setting, survey)),
             Self::NormBounding(method) => Ok(method.rule(setting, survey)),
             Self::CentredClipping(method) => Ok(method.rule(setting, survey)),
+            Self::TaskArithmetic(method) => Ok(method.rule(setting)),
+            Self::Ties(method) => Ok(method.rule(setting, survey)),
+            Self::Dare(method) => Ok(method.rule(setting)),
+            Self::DareTies(method) => Ok(method.rule(setting)),
+            Self::Slerp(_) => Ok(Slerp::rule(setting, survey)),
+            Self::ModelStock(_) => Ok(ModelStock::rule(setting, survey)),
+            Self::DiLoCo(method) => Ok(method.rule(setting)),
+            Self::FedAdam(method) => Ok(method.rule(setting)),
+            Self::FedYogi(method) => Ok(method.rule(setting)),
         }
     }
+}
+
+/// A scale that changes nothing.
+const fn one() -> f64 {
+    1.0
+}
+
+/// Refuses a share of a tensor that is none.
+fn unless_density(method: &'static str, found: f64) -> Result<(), MethodError> {
+    if found > 0.0 && found <= 1.0 {
+        return Ok(());
+    }
+    let expected = "above 0 and at most 1".into();
+    Err(MethodError::Parameter { method, parameter: "density", expected, found: found.to_string() })
+}
+
+/// Refuses what cannot be multiplied with.
+fn unless_scale(method: &'static str, found: f64) -> Result<(), MethodError> {
+    if found.is_finite() {
+        return Ok(());
+    }
+    let expected = "a finite number".into();
+    Err(MethodError::Parameter { method, parameter: "scale", expected, found: found.to_string() })
+}
+
+/// Refuses a share of a state that does not fade.
+fn unless_decay(method: &'static str, parameter: &'static str, found: f64) -> Result<(), MethodError> {
+    if (0.0..1.0).contains(&found) {
+        return Ok(());
+    }
+    let expected = "at least 0 and below 1".into();
+    Err(MethodError::Parameter { method, parameter, expected, found: found.to_string() })
+}
+
+/// The weighted mean of a block: what the outer optimisers take as the members' proposal.
+fn mean(block: &crate::Block<'_>, shares: &[f64], out: &mut [f64]) {
+    linear::Linear::uniform(linear::Coefficients { base: 0.0, inputs: shares.to_vec() }).merge(block, out, &mut []);
 }

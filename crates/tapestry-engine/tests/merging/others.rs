@@ -2,7 +2,6 @@
 
 use crate::fixture::{Fixture, merge, tensors};
 use std::path::Path;
-use tapestry_core::Digest;
 use tapestry_weights::{
     OtherDtype, OtherTensor, SafetensorsFile, SafetensorsModel, WeightSource as _, safetensors_header_with_others,
 };

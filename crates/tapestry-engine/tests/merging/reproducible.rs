@@ -6,7 +6,24 @@ use tapestry_weights::SafetensorsModel;
 use tapestry_weights::WeightSource as _;
 
 /// Every method, as it stands in a recipe, with whether weights may be given.
-const METHODS: &[(&str, bool)] = &[("method: fedavg", true)];
+const METHODS: &[(&str, bool)] = &[
+    ("method: fedavg", true),
+    ("method: diloco", true),
+    ("method: fedadam", true),
+    ("method: fedyogi", true),
+    ("method: task-arithmetic\nparameters: {scale: 0.7}", true),
+    ("method: ties\nparameters: {density: 0.3}", true),
+    ("method: dare\nparameters: {density: 0.4, seed: 3}", true),
+    ("method: dare-ties\nparameters: {density: 0.4, seed: 3}", true),
+    ("method: model-stock", false),
+    ("method: median", false),
+    ("method: trimmed-mean\nparameters: {trim: 2}", false),
+    ("method: geometric-median", true),
+    ("method: krum\nparameters: {faulty: 1}", false),
+    ("method: multi-krum\nparameters: {faulty: 1, selected: 2}", false),
+    ("method: norm-bounding", true),
+    ("method: centred-clipping", false),
+];
 
 #[test]
 fn threads_and_the_order_of_the_contributions_do_not_matter() {
