@@ -240,9 +240,12 @@ pub(super) fn run(options: &Options) -> Result<()> {
         }
         done.push(comparison);
     }
-    if !options.json {
+    let flat = flatness(&done);
+    if options.json {
+        flat.iter().for_each(|flat| println!("{}", flat.row()));
+    } else {
         println!("\n{LEGEND}");
-        flatness(&done).iter().for_each(|line| println!("{line}"));
+        flat.iter().for_each(|flat| println!("{}", flat.line()));
     }
     let failed: Vec<&str> = done.iter().filter(|c| c.ours.failure.is_some()).map(|c| c.work.as_str()).collect();
     match (done.is_empty(), failed.is_empty()) {
@@ -258,14 +261,31 @@ Medians. MB and GB are 10^6 and 10^9 bytes. limit: the least time for the same b
 differs by: the largest difference between an element of the peer's output and of ours.
 Ours is timed from process start and hashes and syncs its output; peers are timed after their imports and do neither.";
 
-/// For each size, and for all together, how far peak memory is from flat.
-fn flatness(done: &[Comparison]) -> Vec<String> {
+/// Peak memory over all sizes and numbers of members: the least and the most, with the works that took them.
+struct Flatness<'a> {
+    least: (&'a str, f64),
+    most: (&'a str, f64),
+}
+
+fn flatness(done: &[Comparison]) -> Option<Flatness<'_>> {
     let flat = done.iter().filter(|comparison| comparison.work.starts_with("flat-"));
-    let rss: Vec<(&str, f64)> = flat.filter_map(|c| Some((c.work.as_str(), c.ours.samples.median()?.rss_mb))).collect();
-    let by_rss = |a: &&(&str, f64), b: &&(&str, f64)| a.1.total_cmp(&b.1);
-    let (Some(least), Some(most)) = (rss.iter().min_by(by_rss), rss.iter().max_by(by_rss)) else { return vec![] };
-    let ratio = most.1 / least.1;
-    vec![format!("Peak memory from {:.0} MB ({}) to {:.0} MB ({}): {ratio:.2}x.", least.1, least.0, most.1, most.0)]
+    let rss = flat.filter_map(|c| Some((c.work.as_str(), c.ours.samples.median()?.rss_mb)));
+    let rss: Vec<(&str, f64)> = rss.collect();
+    let by_rss = |a: &(&str, f64), b: &(&str, f64)| a.1.total_cmp(&b.1);
+    Some(Flatness { least: rss.iter().copied().min_by(by_rss)?, most: rss.iter().copied().max_by(by_rss)? })
+}
+
+impl Flatness<'_> {
+    fn row(&self) -> Value {
+        let ours = self.most.1 / self.least.1;
+        json!({ "work": "flat", "metric": "most_over_least_peak_rss", "ours": ours, "peer": null, "ratio": null })
+    }
+
+    fn line(&self) -> String {
+        let Self { least, most } = self;
+        let ratio = most.1 / least.1;
+        format!("Peak memory from {:.0} MB ({}) to {:.0} MB ({}): {ratio:.2}x.", least.1, least.0, most.1, most.0)
+    }
 }
 
 struct Bench<'a> {
@@ -366,9 +386,12 @@ impl Bench<'_> {
     }
 }
 
-/// The same start for everybody: nothing left to be written to disk, and all inputs in the page cache, where they fit.
+/// The same start for everybody: nothing left to be written to disk, as much memory at hand as the hungriest peer needs (nine
+/// times a model), and all inputs in the page cache, where they fit.
 fn settle(work: &Work, models: &Models) -> Result<()> {
     nix::unistd::sync();
+    let num_copies = if work.peers.is_empty() { 0 } else { 10 };
+    machine::touch_memory((1 << 30) + num_copies * work.shape.size_bytes())?;
     if work.moved().from_disk {
         return Ok(());
     }
@@ -431,6 +454,20 @@ mod tests {
         let (recipe, job) = (work.recipe(&models(true, 3), Path::new("o")), work.job(&models(true, 3), Path::new("o")));
         assert_eq!((&recipe["base"], &recipe["parameters"]), (&job["base"], &job["parameters"]));
         assert!(recipe["contributions"][0].get("weight").is_none(), "no weight where all count the same");
+    }
+
+    #[test]
+    fn flatness_is_that_of_the_largest_over_the_smallest_among_the_works_that_ask_for_it() {
+        let done = [("flat-a", 50.0), ("flat-b", 40.0), ("ties-3", 500.0), ("flat-c", 60.0)].map(|(work, rss_mb)| {
+            let mut ours = Contender::new("tapestry", Moved::default());
+            ours.samples.push(crate::bench::measure::Usage { wall_s: 1.0, cpu_s: 1.0, rss_mb });
+            let (work, title, target) = (work.to_string(), String::new(), Target::default());
+            Comparison { work, title, target, ours, peers: vec![] }
+        });
+        let flat = flatness(&done).expect("three works");
+        assert_eq!(flat.row()["ours"], json!(1.5));
+        assert_eq!(flat.line(), "Peak memory from 40 MB (flat-b) to 60 MB (flat-c): 1.50x.");
+        assert!(flatness(&done[2..3]).is_none());
     }
 
     #[test]

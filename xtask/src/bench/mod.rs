@@ -88,6 +88,10 @@ pub(crate) fn child(words: &[&str]) -> Result<()> {
     match words {
         ["measure", log, program @ ..] => measure::child(Path::new(log), program),
         ["limit", name, folder, size] => limits::child(name, Path::new(folder), size.parse()?),
+        ["touch", bytes] => {
+            machine::child(bytes.parse()?);
+            Ok(())
+        }
         _ => bail!("`bench-child` is for `cargo xtask bench` alone"),
     }
 }
