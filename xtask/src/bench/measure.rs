@@ -24,6 +24,8 @@ pub(super) struct Usage {
     pub(super) cpu_s: f64,
     /// Peak resident memory, 10^6 bytes. Mapped files count while they are resident.
     pub(super) rss_mb: f64,
+    /// Of a peer's script: how long interpreter and imports took, which is not in `wall_s`.
+    pub(super) start_s: f64,
 }
 
 /// A program that is measured.
@@ -69,7 +71,7 @@ fn last_lines(text: &str, num: usize) -> String {
 
 fn parse(value: &Value) -> Result<Usage> {
     let number = |name: &str| value[name].as_f64().with_context(|| format!("`{name}` is missing in {value}"));
-    Ok(Usage { wall_s: number("wall_s")?, cpu_s: number("cpu_s")?, rss_mb: number("rss_mb")? })
+    Ok(Usage { wall_s: number("wall_s")?, cpu_s: number("cpu_s")?, rss_mb: number("rss_mb")?, start_s: 0.0 })
 }
 
 /// The usage less what the log says about starting up.
@@ -77,9 +79,10 @@ fn without_start(usage: Usage, log: &str) -> Result<Usage> {
     let Some(ready) = log.lines().find_map(|line| line.strip_prefix(READY)) else { return Ok(usage) };
     let ready: Value = serde_json::from_str(ready).with_context(|| format!("`{READY}` without JSON"))?;
     let number = |name: &str| ready[name].as_f64().with_context(|| format!("`{READY}` without `{name}`"));
-    let (wall_s, cpu_s) = (usage.wall_s - number("wall_s")?, usage.cpu_s - number("cpu_s")?);
+    let start_s = number("wall_s")?;
+    let (wall_s, cpu_s) = (usage.wall_s - start_s, usage.cpu_s - number("cpu_s")?);
     ensure!(wall_s > 0.0 && cpu_s >= 0.0, "starting up took longer than the whole: {ready} of {usage:?}");
-    Ok(Usage { wall_s, cpu_s, ..usage })
+    Ok(Usage { wall_s, cpu_s, start_s, ..usage })
 }
 
 /// The process in between: runs the program, prints its usage as JSON.
@@ -119,14 +122,22 @@ impl Samples {
 
     /// The median of each figure by itself; nothing where there is no run.
     pub(super) fn median(&self) -> Option<Usage> {
-        let of = |figure: fn(&Usage) -> f64| median(self.0.iter().map(figure).collect());
-        Some(Usage { wall_s: of(|u| u.wall_s)?, cpu_s: of(|u| u.cpu_s)?, rss_mb: of(|u| u.rss_mb)? })
+        self.each(median)
     }
 
     /// The smallest of each figure by itself.
     pub(super) fn min(&self) -> Option<Usage> {
-        let of = |figure: fn(&Usage) -> f64| self.0.iter().map(figure).min_by(f64::total_cmp);
-        Some(Usage { wall_s: of(|u| u.wall_s)?, cpu_s: of(|u| u.cpu_s)?, rss_mb: of(|u| u.rss_mb)? })
+        self.each(|values| values.into_iter().min_by(f64::total_cmp))
+    }
+
+    fn each(&self, choose: fn(Vec<f64>) -> Option<f64>) -> Option<Usage> {
+        let of = |figure: fn(&Usage) -> f64| choose(self.0.iter().map(figure).collect());
+        Some(Usage {
+            wall_s: of(|u| u.wall_s)?,
+            cpu_s: of(|u| u.cpu_s)?,
+            rss_mb: of(|u| u.rss_mb)?,
+            start_s: of(|u| u.start_s)?,
+        })
     }
 }
 
@@ -144,25 +155,25 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 mod tests {
     use super::*;
 
-    const USAGE: Usage = Usage { wall_s: 5.0, cpu_s: 4.0, rss_mb: 100.0 };
+    const USAGE: Usage = Usage { wall_s: 5.0, cpu_s: 4.0, rss_mb: 100.0, start_s: 0.0 };
 
     #[test]
     fn the_median_is_taken_of_each_figure_by_itself_and_one_slow_run_does_not_move_it() {
         let mut samples = Samples::default();
         assert_eq!(samples.median(), None);
         for (wall_s, cpu_s) in [(1.0, 9.0), (90.0, 2.0), (3.0, 8.0)] {
-            samples.push(Usage { wall_s, cpu_s, rss_mb: 7.0 });
+            samples.push(Usage { wall_s, cpu_s, ..USAGE });
         }
-        assert_eq!(samples.median(), Some(Usage { wall_s: 3.0, cpu_s: 8.0, rss_mb: 7.0 }));
-        assert_eq!(samples.min(), Some(Usage { wall_s: 1.0, cpu_s: 2.0, rss_mb: 7.0 }));
-        samples.push(Usage { wall_s: 5.0, cpu_s: 8.0, rss_mb: 7.0 });
+        assert_eq!(samples.median(), Some(Usage { wall_s: 3.0, cpu_s: 8.0, ..USAGE }));
+        assert_eq!(samples.min(), Some(Usage { wall_s: 1.0, cpu_s: 2.0, ..USAGE }));
+        samples.push(Usage { wall_s: 5.0, cpu_s: 8.0, ..USAGE });
         assert_eq!(samples.median().map(|u| u.wall_s), Some(4.0));
     }
 
     #[test]
     fn the_start_of_an_interpreter_is_taken_off_and_its_memory_stays() {
         let log = "warning\nbench-ready {\"wall_s\": 2, \"cpu_s\": 1.5}\ndone\n";
-        let expected = Usage { wall_s: 3.0, cpu_s: 2.5, rss_mb: 100.0 };
+        let expected = Usage { wall_s: 3.0, cpu_s: 2.5, start_s: 2.0, ..USAGE };
         assert_eq!(without_start(USAGE, log).expect("a good log"), expected);
         assert_eq!(without_start(USAGE, "nothing").expect("no start"), USAGE);
         let error = without_start(USAGE, "bench-ready {\"wall_s\": 6, \"cpu_s\": 1}").expect_err("too long");

@@ -259,7 +259,8 @@ const LEGEND: &str = "\
 Medians. MB and GB are 10^6 and 10^9 bytes. limit: the least time for the same bytes on this machine, set by the cores
 (copying out of and into the page cache, hashing) or by the disk; reached: that limit as a part of the wall time.
 differs by: the largest difference between an element of the peer's output and of ours.
-Ours is timed from process start and hashes and syncs its output; peers are timed after their imports and do neither.";
+Ours is timed from process start and hashes and syncs its output; peers do neither, and
+their start (interpreter, imports) is not in their wall and CPU time.";
 
 /// Peak memory over all sizes and numbers of members: the least and the most, with the works that took them.
 struct Flatness<'a> {
@@ -460,7 +461,7 @@ mod tests {
     fn flatness_is_that_of_the_largest_over_the_smallest_among_the_works_that_ask_for_it() {
         let done = [("flat-a", 50.0), ("flat-b", 40.0), ("ties-3", 500.0), ("flat-c", 60.0)].map(|(work, rss_mb)| {
             let mut ours = Contender::new("tapestry", Moved::default());
-            ours.samples.push(crate::bench::measure::Usage { wall_s: 1.0, cpu_s: 1.0, rss_mb });
+            ours.samples.push(crate::bench::measure::Usage { wall_s: 1.0, cpu_s: 1.0, rss_mb, start_s: 0.0 });
             let (work, title, target) = (work.to_string(), String::new(), Target::default());
             Comparison { work, title, target, ours, peers: vec![] }
         });

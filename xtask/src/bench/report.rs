@@ -105,6 +105,7 @@ impl Comparison {
                 "work": self.work, "metric": metric.name(), "ours": ours, "peer": theirs,
                 "ratio": ours.zip(theirs).and_then(|(ours, theirs)| ratio(ours, theirs)),
                 "peer_name": peer.map(|peer| peer.name.as_str()),
+                "peer_start_s": peer.and_then(|peer| Some(peer.median()?.start_s)),
                 "peer_writes": peer.map(|peer| peer.moved.written > 0),
                 "peer_difference": peer.and_then(|peer| peer.difference),
                 "ours_min": self.ours.samples.min().map(|usage| metric.of(&usage)),
@@ -124,6 +125,7 @@ impl Comparison {
         let mut lines = vec![
             [
                 "",
+                "start s",
                 "wall s",
                 "(min)",
                 "CPU s",
@@ -137,7 +139,7 @@ impl Comparison {
                 "",
             ]
             .map(str::to_string),
-            ["", "", "", "", "", "", "", "", "wall", "CPU", "RSS", "differs by"].map(str::to_string),
+            ["", "", "", "", "", "", "", "", "", "wall", "CPU", "RSS", "differs by"].map(str::to_string),
         ];
         lines.push(self.line(&self.ours, limits));
         lines.extend(self.peers.iter().map(|peer| self.line(peer, limits)));
@@ -147,40 +149,41 @@ impl Comparison {
         format!("{}: {}\n{}{}", self.work, self.title, align(&lines), failures.collect::<String>())
     }
 
-    fn line(&self, contender: &Contender, limits: &Limits) -> [String; 12] {
-        let mut cells: [String; 12] = Default::default();
+    fn line(&self, contender: &Contender, limits: &Limits) -> [String; 13] {
+        let mut cells: [String; 13] = Default::default();
         cells[0].clone_from(&contender.name);
         if contender.failure.is_some() {
-            cells[1] = "failed".into();
+            cells[2] = "failed".into();
             return cells;
         }
         let (Some(median), Some(min)) = (contender.median(), contender.samples.min()) else { return cells };
         let Least { seconds, by } = limits.least(&contender.moved);
-        cells[1] = seconds_text(median.wall_s);
-        cells[2] = format!("({})", seconds_text(min.wall_s));
-        cells[3] = seconds_text(median.cpu_s);
-        cells[4] = format!("{:.0}", median.rss_mb);
-        cells[5] = format!("{:.2}", gigabytes(contender.moved.read + contender.moved.written));
-        cells[6] = format!("{} {by}", seconds_text(seconds));
-        cells[7] = format!("{:.0}%", 100.0 * seconds / median.wall_s);
+        cells[1] = if median.start_s > 0.0 { seconds_text(median.start_s) } else { String::new() };
+        cells[2] = seconds_text(median.wall_s);
+        cells[3] = format!("({})", seconds_text(min.wall_s));
+        cells[4] = seconds_text(median.cpu_s);
+        cells[5] = format!("{:.0}", median.rss_mb);
+        cells[6] = format!("{:.2}", gigabytes(contender.moved.read + contender.moved.written));
+        cells[7] = format!("{} {by}", seconds_text(seconds));
+        cells[8] = format!("{:.0}%", 100.0 * seconds / median.wall_s);
         let is_ours = std::ptr::eq(contender, &raw const self.ours);
         if let Some(ours) = self.ours.median().filter(|_| !is_ours) {
-            for (cell, metric) in cells[8..11].iter_mut().zip(Metric::ALL) {
+            for (cell, metric) in cells[9..12].iter_mut().zip(Metric::ALL) {
                 let ratio = ratio(metric.of(&ours), metric.of(&median));
                 *cell = ratio.map_or_else(String::new, |ratio| format!("{ratio:.1}x"));
             }
         }
-        cells[11] = contender.difference.map_or_else(String::new, |difference| format!("{difference:.1e}"));
+        cells[12] = contender.difference.map_or_else(String::new, |difference| format!("{difference:.1e}"));
         cells
     }
 
-    fn target_line(&self) -> [String; 12] {
-        let mut cells: [String; 12] = Default::default();
+    fn target_line(&self) -> [String; 13] {
+        let mut cells: [String; 13] = Default::default();
         cells[0] = "target for ours".into();
         let text = |value: Option<f64>| value.map_or_else(String::new, |value| format!("<= {value}"));
-        cells[1] = text(self.target.wall_s);
-        cells[3] = text(self.target.cpu_s);
-        cells[4] = text(self.target.rss_mb);
+        cells[2] = text(self.target.wall_s);
+        cells[4] = text(self.target.cpu_s);
+        cells[5] = text(self.target.rss_mb);
         cells
     }
 }
@@ -210,7 +213,7 @@ fn align<const N: usize>(lines: &[[String; N]]) -> String {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     // A title over several columns does not widen the first of them.
     let widths: [usize; N] = std::array::from_fn(|column| match column {
-        8 => lines.iter().skip(1).map(|line| line[column].chars().count()).max().unwrap_or(0),
+        9 => lines.iter().skip(1).map(|line| line[column].chars().count()).max().unwrap_or(0),
         _ => width(column),
     });
     let mut text = String::new();
@@ -237,8 +240,8 @@ mod tests {
     }
 
     fn comparison() -> Comparison {
-        let ours = Usage { wall_s: 0.5, cpu_s: 1.0, rss_mb: 100.0 };
-        let peer = Usage { wall_s: 4.0, cpu_s: 0.5, rss_mb: 3000.0 };
+        let ours = Usage { wall_s: 0.5, cpu_s: 1.0, rss_mb: 100.0, start_s: 0.0 };
+        let peer = Usage { wall_s: 4.0, cpu_s: 0.5, rss_mb: 3000.0, start_s: 1.5 };
         Comparison {
             work: "fedavg-4".into(),
             title: "a mean".into(),
@@ -299,6 +302,10 @@ mod tests {
         assert_eq!(column(lines[1], "wall s"), column(lines[3], "0.50"));
         assert_eq!(column(lines[4], "4.00"), column(lines[3], "0.50"));
         assert!(lines[3].contains("40%") && lines[4].contains("8.0x") && lines[4].contains("30.0x"));
+        assert!(
+            lines[4].contains("1.50") && !lines[3].contains("1.50"),
+            "what a peer's start took stands beside its time"
+        );
         assert!(!lines[3].contains('x'), "ours is not compared with itself");
         assert!(lines[5].contains("<= 0.7"));
     }
