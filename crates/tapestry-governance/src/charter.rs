@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::time::Duration;
 use tapestry_core::{CanonicalError, Digest, Document, MemberName, PublicKey, Quorum, Signed, SignedError, Timestamp};
+use tapestry_merge::method::FedAvg;
+use tapestry_merge::weights::{Uniform, WeightError, Weighting};
+use tapestry_merge::{Method, MethodError};
 
 /// The text of a charter: what the members agree on. Becomes a [`Charter`] once it is known to make sense.
 ///
@@ -76,22 +79,38 @@ pub struct ScreeningTerms {
     pub max_bpb_rise: f64,
 }
 
-/// How the accepted contributions become one model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MergeMethod {
-    /// Every accepted contribution has the same weight.
-    Uniform,
-}
-
 /// How contributions are merged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MergeTerms {
-    /// The method.
-    pub method: MergeMethod,
+    /// What is computed from the accepted contributions, with its parameters.
+    pub method: Method,
+    /// How much each of them counts.
+    pub weighting: Weighting,
     /// The largest weight of one member, in (0, 1]. A cap that the accepted members cannot meet abandons the round.
     pub influence_cap: f64,
+    /// A contribution that is late by `s` rounds has its weight divided by `(1 + s)` to this power; 0 counts it in full.
+    pub staleness_exponent: f64,
+    /// Whether members may be weighed by the number of tokens that they state. A member with much data, or a bold statement, then sets the direction for all; nobody can check it.
+    pub allow_data_proportional: bool,
+    /// For each member, an open text of its own community: known to all members, trained on by none. Asked for by culturally-aware weighting, and otherwise absent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub community_held_out: BTreeMap<MemberName, HeldOutTerms>,
+}
+
+impl MergeTerms {
+    /// The weighted mean with equal weights, and a discount by the root of lateness: what a consortium starts with.
+    #[must_use]
+    pub const fn plain(influence_cap: f64) -> Self {
+        Self {
+            method: Method::FedAvg(FedAvg {}),
+            weighting: Weighting::Uniform(Uniform {}),
+            influence_cap,
+            staleness_exponent: 0.5,
+            allow_data_proportional: false,
+            community_held_out: BTreeMap::new(),
+        }
+    }
 }
 
 /// What a merged base must satisfy.
@@ -115,6 +134,12 @@ pub enum TermsError {
         /// What was found.
         found: String,
     },
+    /// The method of merging cannot be used like this.
+    #[error("charter term `merge.method`: {0}")]
+    Method(#[from] MethodError),
+    /// The way of weighing cannot be used like this.
+    #[error("charter term `merge.weighting`: {0}")]
+    Weighting(#[from] WeightError),
     /// Two parties have one key, so that their signatures could not be told apart.
     #[error("key {key} is listed twice in the charter; every member, and the coordinator, has a key of its own")]
     SharedKey {
@@ -129,7 +154,7 @@ pub enum TermsError {
 pub struct Charter(CharterTerms);
 
 impl Document for Charter {
-    const DOMAIN: &'static str = "charter/1";
+    const DOMAIN: &'static str = "charter/2";
 }
 
 impl Deref for Charter {
@@ -164,6 +189,8 @@ impl TryFrom<CharterTerms> for Charter {
         range("screening.max_bpb_rise", 0.0..=1000.0, terms.screening.max_bpb_rise)?;
         range("gate.max_bpb_rise", 0.0..=1000.0, terms.gate.max_bpb_rise)?;
         range("merge.influence_cap", f64::MIN_POSITIVE..=1.0, terms.merge.influence_cap)?;
+        range("merge.staleness_exponent", 0.0..=100.0, terms.merge.staleness_exponent)?;
+        check_merge(&terms)?;
         range("privacy_tier", 0..=0, terms.privacy_tier)?;
         range("valid_until", terms.valid_from.as_ms() + 1..=u64::MAX >> 11, terms.valid_until.as_ms())?;
         if (terms.version == 1) != terms.previous.is_none() {
@@ -177,6 +204,44 @@ impl TryFrom<CharterTerms> for Charter {
             None => Ok(Self(terms)),
         }
     }
+}
+
+/// The ways of weighing and merging fit each other, the members, and the smallest merge that the charter lets happen.
+fn check_merge(terms: &CharterTerms) -> Result<(), TermsError> {
+    let merge = &terms.merge;
+    merge.method.check()?;
+    merge.weighting.check()?;
+    let demands = merge.method.demands();
+    if !demands.uses_shares && !merge.weighting.is_uniform() {
+        let found = format!("`{}`, and the method `{}` counts all alike", merge.weighting.name(), merge.method.name());
+        return Err(TermsError::Range { term: "merge.weighting", expected: "`uniform` for this method".into(), found });
+    }
+    if matches!(merge.weighting, Weighting::DataProportional(_)) && !merge.allow_data_proportional {
+        let expected =
+            "another, or `merge.allow_data_proportional` true: it is a capture risk that members take knowingly".into();
+        return Err(TermsError::Range { term: "merge.weighting", expected, found: "`data-proportional`".into() });
+    }
+    // A round that reaches the minimum must be one that can be merged.
+    let fewest = terms.rounds.min_contributions as usize;
+    let (least, most) = (demands.min_contributions, demands.max_contributions);
+    if fewest < least || terms.members.len() > most {
+        let expected = format!("from {least} to {most}, as the method `{}` needs", merge.method.name());
+        let found = format!("{fewest} of {} members", terms.members.len());
+        return Err(TermsError::Range { term: "rounds.min_contributions", expected, found });
+    }
+    let needs_texts = merge.weighting.needs_community_texts();
+    let has_all = terms.members.keys().all(|member| merge.community_held_out.contains_key(member));
+    let has_others = merge.community_held_out.keys().any(|member| !terms.members.contains_key(member));
+    if needs_texts && (!has_all || has_others) || !needs_texts && !merge.community_held_out.is_empty() {
+        let expected =
+            if needs_texts { "one text for each member" } else { "absent unless the weighting is `culturally-aware`" };
+        let found = format!("texts of {} for {} members", merge.community_held_out.len(), terms.members.len());
+        return Err(TermsError::Range { term: "merge.community_held_out", expected: expected.into(), found });
+    }
+    for text in merge.community_held_out.values() {
+        range("merge.community_held_out.max_tokens", 2..=10_000_000, text.max_tokens)?;
+    }
+    Ok(())
 }
 
 /// `found` must lie in `expected`; NaN lies nowhere.

@@ -6,6 +6,5 @@
 mod charter;
 
 pub use charter::{
-    Charter, CharterError, CharterTerms, GateTerms, HeldOutTerms, MergeMethod, MergeTerms, RoundTerms, ScreeningTerms,
-    TermsError,
+    Charter, CharterError, CharterTerms, GateTerms, HeldOutTerms, MergeTerms, RoundTerms, ScreeningTerms, TermsError,
 };

@@ -12,18 +12,17 @@
 //! | `Ended` | the new base is shown to anyone | the next round opens |
 
 mod event;
+mod judging;
 #[cfg(test)]
 mod tests;
 
 pub use event::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput, MergeInput, MergeWork};
 
-use crate::{Announcement, Contribution, Decline, Outcome, RefusalReason, RoundError, RoundResult, Screening, Verdict};
+use crate::{Announcement, Contribution, Decline, Outcome, RoundError, RoundResult, Verdict};
 use std::collections::BTreeMap;
 use tapestry_core::{Digest, MemberName, PublicKey, Signed, Timestamp};
-use tapestry_governance::{Charter, MergeMethod};
-use tapestry_merge::Method;
-use tapestry_merge::method::FedAvg;
-use tapestry_merge::weights::{Candidate, WeightRecord, uniform};
+use tapestry_governance::Charter;
+use tapestry_merge::weights::{Bounds, Candidate, CommunityScore, WeightRecord};
 
 /// The state of a coordinator: the fold of its log.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +35,10 @@ pub struct Coordinator {
     measured: BTreeMap<Digest, f64>,
     round: Option<Round>,
     outcomes: Vec<Outcome>,
+    /// Bits per byte of the open round's base on the open text of each member's community, where the charter asks for it.
+    community: BTreeMap<MemberName, f64>,
+    /// The method's state after the last published merge.
+    states: Vec<Digest>,
     /// Messages refused since the round was announced, by member.
     num_refused: BTreeMap<MemberName, u32>,
 }
@@ -78,6 +81,8 @@ pub enum Phase {
         weights: Vec<WeightRecord>,
         /// The merged model.
         model: Digest,
+        /// The method's state that comes with it.
+        states: Vec<Digest>,
     },
 }
 
@@ -103,6 +108,8 @@ impl Coordinator {
             measured: BTreeMap::new(),
             round: None,
             outcomes: vec![],
+            community: BTreeMap::new(),
+            states: vec![],
             num_refused: BTreeMap::new(),
         }
     }
@@ -167,10 +174,12 @@ impl Coordinator {
         let Some(round) = &self.round else { return vec![] };
         let (number, base) = (round.announcement.round, round.announcement.base);
         match &round.phase {
-            Phase::Collecting => round
-                .answers
-                .iter()
-                .filter_map(|(member, answer)| match answer {
+            Phase::Collecting => {
+                let texts = signed.document.merge.community_held_out.keys();
+                let unknown = texts.filter(|member| !self.community.contains_key(*member));
+                let measure =
+                    unknown.map(|member| CoordinatorEffect::MeasureCommunity { base, member: member.clone() });
+                let screen = |(member, answer): (&MemberName, &Answer)| match answer {
                     Answer::Received(contribution) => Some(CoordinatorEffect::Screen {
                         round: number,
                         member: member.clone(),
@@ -178,8 +187,9 @@ impl Coordinator {
                         weights: contribution.document.weights,
                     }),
                     _ => None,
-                })
-                .collect(),
+                };
+                round.answers.iter().filter_map(screen).chain(measure).collect()
+            }
             Phase::Merging { weights } => {
                 let input = |record: &WeightRecord| match round.answers.get(&record.member) {
                     Some(Answer::Judged(contribution, _)) => Some(MergeInput {
@@ -190,10 +200,8 @@ impl Coordinator {
                     _ => None,
                 };
                 let inputs = weights.iter().filter_map(input).collect();
-                let method = match signed.document.merge.method {
-                    MergeMethod::Uniform => Method::FedAvg(FedAvg {}),
-                };
-                vec![CoordinatorEffect::Merge(MergeWork { round: number, base, method, inputs, states: vec![] })]
+                let (method, states) = (signed.document.merge.method.clone(), self.states.clone());
+                vec![CoordinatorEffect::Merge(MergeWork { round: number, base, method, inputs, states })]
             }
             Phase::Gating { model, .. } => vec![CoordinatorEffect::MeasureMerged { round: number, model: *model }],
         }
@@ -229,6 +237,16 @@ impl Coordinator {
                 }
                 next.push(&mut events, CoordinatorEvent::BaseMeasured { base, bpb })?;
             }
+            CoordinatorInput::CommunityMeasured { base, member, bpb } => {
+                let is_open = self.round.as_ref().is_some_and(|round| round.announcement.base == base);
+                if !is_open || self.community.contains_key(&member) {
+                    return Ok(vec![]);
+                }
+                if !bpb.is_finite() {
+                    return Err(RoundError::NotFinite { what: "the base's bits per byte on a community's text" });
+                }
+                next.push(&mut events, CoordinatorEvent::CommunityMeasured { base, member, bpb })?;
+            }
             CoordinatorInput::Contribute { sender, contribution } => {
                 if !self.check_contribution(now, sender, &contribution)? {
                     return Ok(vec![]);
@@ -247,8 +265,8 @@ impl Coordinator {
                 let event = CoordinatorEvent::ContributionScreened { round, member, screening, verdict };
                 next.push(&mut events, event)?;
             }
-            CoordinatorInput::Merged { round, model } => {
-                next.push(&mut events, CoordinatorEvent::Merged { round, model })?;
+            CoordinatorInput::Merged { round, model, states } => {
+                next.push(&mut events, CoordinatorEvent::Merged { round, model, states })?;
             }
             CoordinatorInput::MergedMeasured { round, model, bpb } => {
                 // No finite value is the worst value, and goes into the log as such.
@@ -323,24 +341,37 @@ impl Coordinator {
         if !charter.members.keys().all(is_judged) {
             return Ok(());
         }
-        let candidates: Vec<_> = round
-            .answers
-            .iter()
-            .filter_map(|(member, answer)| match answer {
-                Answer::Judged(_, Verdict::Accepted { bpb, .. }) => {
-                    Some(Candidate { member: member.clone(), score_bpb: *bpb })
-                }
-                _ => None,
+        let base_bpb = self.measured.get(&round.announcement.base).copied().unwrap_or(f64::MAX);
+        let candidate = |(member, answer): (&MemberName, &Answer)| {
+            let Answer::Judged(contribution, Verdict::Accepted { bpb, community_bpb, .. }) = answer else {
+                return None;
+            };
+            let own = community_bpb.zip(self.community.get(member).copied());
+            Some(Candidate {
+                member: member.clone(),
+                score_bpb: *bpb,
+                base_bpb,
+                community: own.map(|(score_bpb, base_bpb)| CommunityScore { score_bpb, base_bpb }),
+                num_tokens: contribution.document.metrics.num_tokens,
+                staleness: 0,
             })
-            .collect();
+        };
+        let candidates: Vec<_> = round.answers.iter().filter_map(candidate).collect();
+        let is_awaited = |candidate: &Candidate| candidate.community.is_none();
+        if charter.merge.weighting.needs_community_texts() && candidates.iter().any(is_awaited) {
+            // The base is still being measured on some community's text.
+            return Ok(());
+        }
         let num_accepted = candidates.len();
         let needed = charter.rounds.min_contributions as usize;
         if num_accepted < needed {
             let reason = format!("{num_accepted} contributions were accepted; the charter asks for at least {needed}");
             return self.abandon(reason, events);
         }
-        let MergeMethod::Uniform = charter.merge.method;
-        match uniform(&candidates, self.floor(charter), charter.merge.influence_cap) {
+        let terms = &charter.merge;
+        let (floor_bpb, cap) = (self.floor(charter), terms.influence_cap);
+        let bounds = Bounds { floor_bpb, cap, staleness_exponent: terms.staleness_exponent };
+        match terms.weighting.weigh(&candidates, &bounds) {
             Ok(weights) => self.push(events, CoordinatorEvent::MergeStarted { round: number, weights }),
             Err(error) => self.abandon(error.to_string(), events),
         }
@@ -424,77 +455,6 @@ impl Coordinator {
         Ok(round)
     }
 
-    /// The verdict that follows from what was measured and from the charter.
-    fn judge(&self, number: u32, member: &MemberName, screening: &Screening) -> Result<Verdict, RoundError> {
-        const LATE_RESULT: RoundError = RoundError::Unexpected { what: "screening result" };
-        let (_, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
-        let round = self.round.as_ref().filter(|round| round.announcement.round == number).ok_or(LATE_RESULT)?;
-        if !matches!(round.answers.get(member), Some(Answer::Received(_))) {
-            return Err(LATE_RESULT);
-        }
-        let limit = signed.document.screening.max_relative_change;
-        let floor = self.floor(&signed.document);
-        let reasons = match screening {
-            Screening::Malformed { what } => vec![RefusalReason::Malformed { what: what.clone() }],
-            Screening::NotFinite { tensor, index } => {
-                vec![RefusalReason::NotFinite { tensor: tensor.clone(), index: *index }]
-            }
-            Screening::Measured { relative_change, bpb } => {
-                // Written so that a NaN is refused.
-                let is_near = *relative_change <= limit;
-                let accepted = bpb.filter(|bpb| is_near && *bpb <= floor);
-                if let Some(bpb) = accepted {
-                    return Ok(Verdict::Accepted { bpb, relative_change: *relative_change });
-                }
-                let mut reasons = vec![];
-                if !is_near {
-                    reasons.push(RefusalReason::ChangeTooLarge { relative_change: *relative_change, limit });
-                }
-                if is_near || bpb.is_some_and(|bpb| bpb > floor) {
-                    reasons.push(RefusalReason::BelowFloor { bpb: *bpb, floor });
-                }
-                reasons
-            }
-        };
-        Ok(Verdict::Refused { reasons })
-    }
-
-    /// The charter's gate over the merged model.
-    fn gate(&self, number: u32, model: Digest, bpb: f64) -> Result<Outcome, RoundError> {
-        const LATE_RESULT: RoundError = RoundError::Unexpected { what: "measurement of a merged model" };
-        let (_, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
-        let round = self.round.as_ref().filter(|round| round.announcement.round == number).ok_or(LATE_RESULT)?;
-        let Phase::Gating { weights, model: expected } = &round.phase else { return Err(LATE_RESULT) };
-        if *expected != model {
-            return Err(LATE_RESULT);
-        }
-        let adopted = self.measured.get(&signed.document.base).copied().ok_or(LATE_RESULT)?;
-        let limit = adopted * (1.0 + signed.document.gate.max_bpb_rise);
-        if bpb <= limit {
-            return self.outcome(model, RoundResult::Published { bpb }, weights.clone());
-        }
-        let found = if bpb < f64::MAX { format!("{bpb:.4}") } else { "no finite number of".into() };
-        let reason = format!(
-            "the merged model has {found} bits per byte on the open held-out text; the charter's gate allows {limit:.4}"
-        );
-        let base = round.announcement.base;
-        self.outcome(base, RoundResult::Abandoned { reason }, weights.clone())
-    }
-
-    fn outcome(&self, base: Digest, result: RoundResult, weights: Vec<WeightRecord>) -> Result<Outcome, RoundError> {
-        let (charter, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
-        let round = self.round.as_ref().ok_or(RoundError::NoRound)?;
-        let verdict = |answer: &Answer| match answer {
-            Answer::Judged(_, verdict) | Answer::Absent(verdict) => Some(verdict.clone()),
-            Answer::Received(_) => None,
-        };
-        let verdicts =
-            round.answers.iter().filter_map(|(name, answer)| Some((name.clone(), verdict(answer)?))).collect();
-        let number = round.announcement.round;
-        let is_last = number >= signed.document.rounds.num_rounds;
-        Ok(Outcome { charter: *charter, round: number, base, result, verdicts, weights, is_last })
-    }
-
     fn push(&mut self, events: &mut Vec<CoordinatorEvent>, event: CoordinatorEvent) -> Result<(), RoundError> {
         self.apply(&event)?;
         events.push(event);
@@ -519,6 +479,10 @@ impl Coordinator {
                 let (answers, phase) = (BTreeMap::new(), Phase::Collecting);
                 self.round = Some(Round { announcement: announcement.clone(), answers, phase });
                 self.num_refused.clear();
+                self.community.clear();
+            }
+            CoordinatorEvent::CommunityMeasured { member, bpb, .. } => {
+                self.community.insert(member.clone(), *bpb);
             }
             CoordinatorEvent::ContributionReceived { contribution } => {
                 let member = contribution.document.member.clone();
@@ -545,16 +509,20 @@ impl Coordinator {
             CoordinatorEvent::MergeStarted { weights, .. } => {
                 self.round.as_mut().ok_or(unexpected)?.phase = Phase::Merging { weights: weights.clone() };
             }
-            CoordinatorEvent::Merged { round, model } => {
+            CoordinatorEvent::Merged { round, model, states } => {
                 let open = self.round.as_mut().ok_or(RoundError::NoRound)?;
                 let Phase::Merging { weights } = &open.phase else { return Err(unexpected) };
                 if *round != open.announcement.round {
                     return Err(unexpected);
                 }
-                open.phase = Phase::Gating { weights: weights.clone(), model: *model };
+                open.phase = Phase::Gating { weights: weights.clone(), model: *model, states: states.clone() };
             }
             CoordinatorEvent::Ended { outcome, bpb } => {
                 if let RoundResult::Published { .. } = outcome.result {
+                    // An abandoned merge leaves the state as it was, as it does the base.
+                    if let Some(Round { phase: Phase::Gating { states, .. }, .. }) = &self.round {
+                        self.states = states.clone();
+                    }
                     self.measured.insert(outcome.base, *bpb);
                     self.base = Some(outcome.base);
                 }

@@ -119,6 +119,9 @@ pub enum Screening {
         /// Bits per byte on the open held-out text; none where the change was already too large, or the model gives no
         /// finite value.
         bpb: Option<f64>,
+        /// Bits per byte on the open text of the member's own community, where the charter asks for it and the model gives a finite value.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        community_bpb: Option<f64>,
     },
 }
 
@@ -127,9 +130,10 @@ impl Screening {
     /// the largest there is, and a score that is none is absent. Neither passes any bound that a charter can set.
     pub(crate) fn finite(self) -> Self {
         match self {
-            Self::Measured { relative_change, bpb } => Self::Measured {
+            Self::Measured { relative_change, bpb, community_bpb } => Self::Measured {
                 relative_change: if relative_change.is_finite() { relative_change } else { f64::MAX },
                 bpb: bpb.filter(|bpb| bpb.is_finite()),
+                community_bpb: community_bpb.filter(|bpb| bpb.is_finite()),
             },
             other => other,
         }
@@ -166,6 +170,8 @@ pub enum RefusalReason {
         /// The floor: the largest bits per byte that is accepted.
         floor: f64,
     },
+    /// The model gave no finite value on the open text of the member's own community, by which the charter weighs it.
+    NoCommunityScore {},
 }
 
 impl fmt::Display for RefusalReason {
@@ -185,6 +191,9 @@ impl fmt::Display for RefusalReason {
             Self::BelowFloor { bpb: None, floor } => {
                 write!(f, "no finite value on the open held-out text; the quality floor is {floor:.4} bits per byte")
             }
+            Self::NoCommunityScore {} => {
+                f.write_str("no finite value on the open text of the member's own community, by which the charter weighs contributions")
+            }
         }
     }
 }
@@ -199,6 +208,9 @@ pub enum Verdict {
         bpb: f64,
         /// L2 norm of the change over that of the base.
         relative_change: f64,
+        /// Bits per byte on the open text of the member's own community, where the charter asks for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        community_bpb: Option<f64>,
     },
     /// It does not touch the base.
     Refused {
@@ -251,7 +263,7 @@ pub struct Outcome {
 }
 
 impl Document for Outcome {
-    const DOMAIN: &'static str = "outcome/1";
+    const DOMAIN: &'static str = "outcome/2";
 }
 
 /// What a node learns when it asks where the loop is. Each part is signed by the coordinator.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tapestry_core::{Digest, MemberName, Signed, Timestamp};
 use tapestry_governance::Charter;
 use tapestry_merge::weights::WeightRecord;
-use tapestry_round::coordinator::{Coordinator, CoordinatorEvent};
+use tapestry_round::coordinator::{Coordinator, CoordinatorEvent, MergeWork};
 use tapestry_round::node::{Node, NodeEvent};
 use tapestry_round::{Announcement, Contribution, Outcome, RoundResult, Screening, Verdict};
 
@@ -30,6 +30,9 @@ pub(crate) struct Checks {
     /// Contributions whose arrival was confirmed to their member.
     confirmed: BTreeMap<(u32, MemberName), Digest>,
     num_refusals: BTreeMap<MemberName, u32>,
+    /// The state of the method of merging, and that of the last merge that is recorded.
+    states: Vec<Digest>,
+    latest_states: Vec<Digest>,
     /// By node: rounds whose training is durable.
     trained: Vec<BTreeSet<u32>>,
 }
@@ -51,6 +54,8 @@ impl Checks {
             declined: BTreeSet::new(),
             confirmed: BTreeMap::new(),
             num_refusals: BTreeMap::new(),
+            states: vec![],
+            latest_states: vec![],
             trained: scenario.members.iter().map(|_| BTreeSet::new()).collect(),
         }
     }
@@ -83,7 +88,11 @@ impl Checks {
             CoordinatorEvent::CharterAdopted { charter } => {
                 require(*charter == self.charter, || "another charter was adopted".into())
             }
-            CoordinatorEvent::BaseMeasured { .. } | CoordinatorEvent::Merged { .. } => Ok(()),
+            CoordinatorEvent::BaseMeasured { .. } | CoordinatorEvent::CommunityMeasured { .. } => Ok(()),
+            CoordinatorEvent::Merged { states, .. } => {
+                self.latest_states.clone_from(states);
+                Ok(())
+            }
             CoordinatorEvent::RoundAnnounced { announcement } => self.announced(at, announcement),
             CoordinatorEvent::ContributionReceived { contribution } => self.contributed(at, contribution),
             CoordinatorEvent::Declined { decline } => {
@@ -117,6 +126,9 @@ impl Checks {
                     require(is_in_bounds, || format!("the cap {cap} is broken: {record:?}"))?;
                     require(record.score_bpb <= record.floor_bpb, || format!("below the floor: {record:?}"))?;
                 }
+                let is_equal = weights.windows(2).all(|pair| (pair[0].weight - pair[1].weight).abs() < 1e-12);
+                let must_be = self.charter.document.merge.weighting.is_uniform();
+                require(is_equal || !must_be, || format!("uniform weights differ: {weights:?}"))?;
                 let needed = self.charter.document.rounds.min_contributions as usize;
                 require(weights.len() >= needed, || format!("a merge of {}, fewer than {needed}", weights.len()))
             }
@@ -167,8 +179,8 @@ impl Checks {
         let contribution = self.received.get(&(round, member.clone())).ok_or("a verdict on nothing")?;
         let weights = blobs.find(&contribution.weights).ok_or("contributed weights are lost")?;
         let floor = base.open_bpb() * (1.0 + terms.max_bpb_rise);
-        let is_sound = match weights.screening(base) {
-            Screening::Measured { relative_change, bpb } => {
+        let is_sound = match weights.screening(base, member) {
+            Screening::Measured { relative_change, bpb, .. } => {
                 relative_change <= terms.max_relative_change && bpb.is_some_and(|bpb| bpb <= floor)
             }
             _ => false,
@@ -195,6 +207,7 @@ impl Checks {
                 require(outcome.base == open.base, || "an abandoned round changed the base".into())?;
             }
             RoundResult::Published { .. } => {
+                self.states = self.latest_states.clone();
                 let merged: Vec<_> = outcome.weights.iter().map(|record| record.member.clone()).collect();
                 require(merged == accepted, || format!("merged {merged:?}, accepted {accepted:?}"))?;
                 let input = |record: &WeightRecord| {
@@ -208,6 +221,17 @@ impl Checks {
         }
         self.outcomes.push(outcome.clone());
         Ok(())
+    }
+
+    /// The coordinator's driver merges.
+    pub(crate) fn merging(&self, work: &MergeWork) -> Result<(), Violation> {
+        // Work that was begun twice may end when its round is over; its result is then not taken.
+        if !self.open().is_ok_and(|open| open.round == work.round) {
+            return Ok(());
+        }
+        require(work.method == self.charter.document.merge.method, || "not the charter's method".into())?;
+        let (expected, found) = (&self.states, &work.states);
+        require(expected == found, || format!("the method goes on from {found:?}, not from {expected:?}"))
     }
 
     /// The coordinator told a member that its contribution arrived.

@@ -201,8 +201,12 @@ impl World {
             CoordinatorEffect::MeasureBase { base } => {
                 CoordinatorInput::BaseMeasured { base: *base, bpb: find(base)?.open_bpb() }
             }
+            CoordinatorEffect::MeasureCommunity { base, member } => {
+                let bpb = find(base)?.community_bpb(member);
+                CoordinatorInput::CommunityMeasured { base: *base, member: member.clone(), bpb }
+            }
             CoordinatorEffect::Screen { round, member, base, weights } => {
-                let screening = find(weights)?.screening(find(base)?);
+                let screening = find(weights)?.screening(find(base)?, member);
                 CoordinatorInput::Screened { round: *round, member: member.clone(), screening }
             }
             CoordinatorEffect::Merge(work) => {
@@ -212,7 +216,11 @@ impl World {
                 if self.sabotage == Some(Sabotage::MergesSomethingElse) {
                     merged = merged.trained(0, &mut self.random);
                 }
-                CoordinatorInput::Merged { round: work.round, model: self.blobs.put(merged) }
+                self.checks.merging(work)?;
+                // The state of a method that keeps one: here, any vector that follows from the merge.
+                let num_states = work.method.demands().num_states;
+                let states = (0..num_states).map(|_| self.blobs.put(merged.clone())).collect();
+                CoordinatorInput::Merged { round: work.round, model: self.blobs.put(merged), states }
             }
             CoordinatorEffect::MeasureMerged { round, model } => {
                 CoordinatorInput::MergedMeasured { round: *round, model: *model, bpb: find(model)?.open_bpb() }

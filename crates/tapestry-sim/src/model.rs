@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tapestry_core::Digest;
+use tapestry_core::{Digest, MemberName};
 use tapestry_round::Screening;
 
 use crate::random::Random;
@@ -40,10 +40,15 @@ impl Vector {
         1.0 + self.0.iter().map(|x| (x - 1.0).powi(2)).sum::<f64>()
     }
 
+    /// Bits per byte on the open text of a member's community: best at the member's own optimum.
+    pub(crate) fn community_bpb(&self, member: &MemberName) -> f64 {
+        let number = member.as_str().trim_start_matches('m').parse().unwrap_or(0);
+        2.0 + self.0.iter().map(|x| (x - own_optimum(number)).powi(2)).sum::<f64>()
+    }
+
     /// One round of honest training: towards the member's own optimum, which lies near the common one.
     pub(crate) fn trained(&self, member: usize, random: &mut Random) -> Self {
-        #[expect(clippy::cast_precision_loss, reason = "a few members")]
-        let own = 1.0 + 0.05 * (member as f64).sin();
+        let own = own_optimum(member);
         Self(self.0.iter().map(|x| x + 0.1 * (own - x) + 0.02 * (random.unit() - 0.5)).collect())
     }
 
@@ -61,7 +66,7 @@ impl Vector {
     }
 
     /// What the coordinator's driver measures of a contribution.
-    pub(crate) fn screening(&self, base: &Self) -> Screening {
+    pub(crate) fn screening(&self, base: &Self, member: &MemberName) -> Screening {
         if self.0.len() != base.0.len() {
             return Screening::Malformed { what: format!("{} numbers, not {}", self.0.len(), base.0.len()) };
         }
@@ -71,7 +76,8 @@ impl Vector {
         let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>().sqrt();
         let change = norm(&mut self.0.iter().zip(&base.0).map(|(a, b)| a - b));
         let relative_change = change / norm(&mut base.0.iter().copied());
-        Screening::Measured { relative_change, bpb: Some(self.open_bpb()) }
+        let community_bpb = Some(self.community_bpb(member));
+        Screening::Measured { relative_change, bpb: Some(self.open_bpb()), community_bpb }
     }
 
     /// The weighted sum, in the order given.
@@ -82,6 +88,12 @@ impl Vector {
         }
         Self(sum)
     }
+}
+
+/// Where a member's own texts pull.
+#[expect(clippy::cast_precision_loss, reason = "a few members")]
+fn own_optimum(member: usize) -> f64 {
+    1.0 + 0.05 * (member as f64).sin()
 }
 
 /// Content-addressed vectors. Durable: a blob is synced before anything refers to it.

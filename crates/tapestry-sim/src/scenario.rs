@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use tapestry_core::{Digest, MemberName, SecretKey, Signed, Timestamp};
-use tapestry_governance::{
-    Charter, CharterTerms, GateTerms, HeldOutTerms, MergeMethod, MergeTerms, RoundTerms, ScreeningTerms,
-};
+use tapestry_governance::{Charter, CharterTerms, GateTerms, HeldOutTerms, MergeTerms, RoundTerms, ScreeningTerms};
+use tapestry_merge::Method;
+use tapestry_merge::method::{DiLoCo, FedAvg};
+use tapestry_merge::weights::{CulturallyAware, DataProportional, QualityWeighted, Uniform, Weighting};
 
 use crate::model::{Poison, Vector};
 use crate::random::Random;
@@ -105,7 +106,7 @@ impl Scenario {
                 min_contributions: few(random.between(1, num_members)),
             },
             screening: ScreeningTerms { max_relative_change: 0.5, max_bpb_rise: 0.05 },
-            merge: MergeTerms { method: MergeMethod::Uniform, influence_cap: cap },
+            merge: merge_terms(cap, &members, random),
             gate: GateTerms { max_bpb_rise: 0.03 },
             privacy_tier: 0,
             valid_from: Timestamp::from_ms(START_MS - 1_000_000),
@@ -116,6 +117,35 @@ impl Scenario {
             charter.sign(&member.key).expect("a charter has a canonical form");
         }
         Self { charter, coordinator_key, members, weather: Weather::new(random) }
+    }
+}
+
+/// One of the ways of weighing and merging.
+fn merge_terms(influence_cap: f64, members: &[Member], random: &mut Random) -> MergeTerms {
+    let temperature = [0.001, 0.05, 1000.0][random.index(3)];
+    let weighting = match random.below(5) {
+        0 => Weighting::QualityWeighted(QualityWeighted { temperature }),
+        1 => Weighting::DataProportional(DataProportional {}),
+        2 => Weighting::CulturallyAware(CulturallyAware { temperature, community_share: random.unit() }),
+        _ => Weighting::Uniform(Uniform {}),
+    };
+    let method = match random.below(3) {
+        0 => Method::DiLoCo(DiLoCo { learning_rate: 0.7, momentum: 0.9 }),
+        _ => Method::FedAvg(FedAvg {}),
+    };
+    let text = |member: &Member| {
+        (member.name.clone(), HeldOutTerms { text: Digest::of(member.name.as_str().as_bytes()), max_tokens: 100 })
+    };
+    let community_held_out =
+        if weighting.needs_community_texts() { members.iter().map(text).collect() } else { BTreeMap::new() };
+    let staleness_exponent = random.unit();
+    MergeTerms {
+        method,
+        weighting,
+        influence_cap,
+        staleness_exponent,
+        allow_data_proportional: true,
+        community_held_out,
     }
 }
 

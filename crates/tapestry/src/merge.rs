@@ -44,7 +44,7 @@ pub(crate) async fn screen_weights(
             working.update(start + size_bytes, total);
         }
         working.end();
-        Ok(Screening::Measured { relative_change: change.relative_change(), bpb: None })
+        Ok(Screening::Measured { relative_change: change.relative_change(), bpb: None, community_bpb: None })
     });
     screened.await.context("screening was interrupted")?
 }

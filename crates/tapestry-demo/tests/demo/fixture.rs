@@ -53,9 +53,22 @@ fn round(number: u32) -> RoundRecord {
     let mut weights = Vec::new();
     for (i, (member, ..)) in MEMBERS.iter().enumerate() {
         let bpb = 0.91 + 0.01 * f64::from(u32::try_from(i).unwrap());
-        verdicts.insert(name(member), Verdict::Accepted { bpb, relative_change: 0.02 });
+        verdicts.insert(name(member), Verdict::Accepted { bpb, relative_change: 0.02, community_bpb: None });
         let weight = 1.0 / 3.0;
-        weights.push(WeightRecord { member: name(member), score_bpb: bpb, floor_bpb: 0.99, cap: 0.5, weight });
+        weights.push(WeightRecord {
+            member: name(member),
+            score_bpb: bpb,
+            base_bpb: 0.95,
+            floor_bpb: 0.99,
+            community: None,
+            num_tokens: None,
+            raw_weight: weight,
+            staleness: 0,
+            discount: 1.0,
+            cap: 0.5,
+            is_capped: false,
+            weight,
+        });
     }
     let reasons = vec![RefusalReason::NotFinite { tensor: "model.layers.0.<b>".into(), index: 7 }];
     verdicts.insert(name("mallory"), Verdict::Refused { reasons });

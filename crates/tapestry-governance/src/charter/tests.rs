@@ -18,7 +18,7 @@ fn terms() -> CharterTerms {
         open_held_out: HeldOutTerms { text: Digest::of(b"text"), max_tokens: 2048 },
         rounds: RoundTerms { num_rounds: 2, window_ms: 60_000, min_contributions: 2 },
         screening: ScreeningTerms { max_relative_change: 0.1, max_bpb_rise: 0.1 },
-        merge: MergeTerms { method: MergeMethod::Uniform, influence_cap: 0.5 },
+        merge: MergeTerms::plain(0.5),
         gate: GateTerms { max_bpb_rise: 0.03 },
         privacy_tier: 0,
         valid_from: Timestamp::from_ms(1_000),
@@ -100,4 +100,46 @@ fn parties_are_known_by_their_keys() {
     assert!(charter.member_of(key(9).public()).is_err());
     assert!(charter.check_coordinator(key(9).public()).is_ok());
     assert!(charter.check_coordinator(key(1).public()).is_err());
+}
+
+fn refused(change: impl Fn(&mut CharterTerms), expected: &str) {
+    let mut terms = terms();
+    change(&mut terms);
+    let error = Charter::try_from(terms).expect_err(expected).to_string();
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn ways_of_merging_that_do_not_fit_are_refused() {
+    use tapestry_merge::method::{DiLoCo, Krum, Median, Ties};
+    use tapestry_merge::weights::{CulturallyAware, DataProportional, QualityWeighted};
+    let quality = Weighting::QualityWeighted(QualityWeighted { temperature: 0.05 });
+    refused(
+        |t| t.merge.method = Method::Ties(Ties { density: 2.0, scale: 1.0 }),
+        "`density` must be above 0 and at most 1",
+    );
+    refused(|t| t.merge.method = Method::Krum(Krum { faulty: 1 }), "`rounds.min_contributions` must be from 5");
+    refused(|t| t.merge.weighting = Weighting::QualityWeighted(QualityWeighted { temperature: 0.0 }), "`temperature`");
+    refused(|t| t.merge.weighting = Weighting::DataProportional(DataProportional {}), "capture risk");
+    refused(|t| t.merge.staleness_exponent = f64::NAN, "merge.staleness_exponent");
+    let median = |t: &mut CharterTerms| {
+        t.merge.method = Method::Median(Median {});
+        t.merge.weighting = quality;
+        t.rounds.min_contributions = 3;
+    };
+    refused(median, "the method `median` counts all alike");
+    let aware = Weighting::CulturallyAware(CulturallyAware { temperature: 0.05, community_share: 0.5 });
+    refused(|t| t.merge.weighting = aware, "one text for each member");
+    let text = || HeldOutTerms { text: Digest::of(b"own"), max_tokens: 100 };
+    let one =
+        |t: &mut CharterTerms| t.merge.community_held_out = BTreeMap::from([("iran".parse().expect("a name"), text())]);
+    refused(one, "absent unless the weighting is `culturally-aware`");
+
+    let mut sound = terms();
+    sound.merge.method = Method::DiLoCo(DiLoCo { learning_rate: 0.7, momentum: 0.9 });
+    sound.merge.weighting = aware;
+    sound.merge.community_held_out = sound.members.keys().map(|member| (member.clone(), text())).collect();
+    let charter = Charter::try_from(sound).expect("sound terms");
+    let json = serde_json::to_string(&charter).expect("plain data");
+    assert_eq!(serde_json::from_str::<Charter>(&json).expect("reads its own"), charter);
 }

@@ -21,6 +21,15 @@ pub enum CoordinatorInput {
         /// Bits per byte.
         bpb: f64,
     },
+    /// The round's base was measured on the open text of a member's community.
+    CommunityMeasured {
+        /// The model.
+        base: Digest,
+        /// The member.
+        member: MemberName,
+        /// Bits per byte.
+        bpb: f64,
+    },
     /// A member contributes. All chunks of its weights are in the store.
     Contribute {
         /// The key that the connection was authenticated with.
@@ -50,6 +59,8 @@ pub enum CoordinatorInput {
         round: u32,
         /// The merged model.
         model: Digest,
+        /// The method's state for the next merge: manifests of weights.
+        states: Vec<Digest>,
     },
     /// The merged model was measured on the open held-out text.
     MergedMeasured {
@@ -76,6 +87,15 @@ pub enum CoordinatorEvent {
         /// The model.
         base: Digest,
         /// Bits per byte on the open held-out text.
+        bpb: f64,
+    },
+    /// The round's base was measured on the open text of a member's community.
+    CommunityMeasured {
+        /// The model.
+        base: Digest,
+        /// The member.
+        member: MemberName,
+        /// Bits per byte.
         bpb: f64,
     },
     /// A round is open.
@@ -133,6 +153,9 @@ pub enum CoordinatorEvent {
         round: u32,
         /// The model.
         model: Digest,
+        /// The method's state for the next merge, where it keeps one: manifests of weights, durable too.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        states: Vec<Digest>,
     },
     /// The round is over: a new base is published, or the old one stays.
     Ended {
@@ -150,6 +173,7 @@ impl CoordinatorEvent {
         match self {
             Self::CharterAdopted { .. } => "charter_adopted",
             Self::BaseMeasured { .. } => "base_measured",
+            Self::CommunityMeasured { .. } => "community_measured",
             Self::RoundAnnounced { .. } => "round_announced",
             Self::ContributionReceived { .. } => "contribution_received",
             Self::ContributionScreened { .. } => "contribution_screened",
@@ -171,7 +195,15 @@ pub enum CoordinatorEffect {
         /// The model.
         base: Digest,
     },
-    /// Measure a contribution against the round's base; answer with `Screened`.
+    /// Measure the round's base on the open text of a member's community; answer with `CommunityMeasured`.
+    MeasureCommunity {
+        /// The model.
+        base: Digest,
+        /// The member.
+        member: MemberName,
+    },
+    /// Measure a contribution against the round's base, and on the open text of its member's community where the charter names one;
+    /// answer with `Screened`.
     Screen {
         /// The round.
         round: u32,

@@ -1,5 +1,6 @@
 use super::*;
 use crate::TrainingMetrics;
+use crate::{RefusalReason, Screening};
 use tapestry_core::SecretKey;
 use tapestry_governance::{CharterTerms, GateTerms, HeldOutTerms, MergeTerms, RoundTerms, ScreeningTerms};
 
@@ -26,7 +27,7 @@ fn charter(change: impl FnOnce(&mut CharterTerms)) -> Signed<Charter> {
         open_held_out: HeldOutTerms { text: Digest::of(b"text"), max_tokens: 2048 },
         rounds: RoundTerms { num_rounds: 2, window_ms: WINDOW, min_contributions: 2 },
         screening: ScreeningTerms { max_relative_change: 0.1, max_bpb_rise: 0.1 },
-        merge: MergeTerms { method: MergeMethod::Uniform, influence_cap: 0.5 },
+        merge: MergeTerms::plain(0.5),
         gate: GateTerms { max_bpb_rise: 0.03 },
         privacy_tier: 0,
         valid_from: Timestamp::from_ms(0),
@@ -87,7 +88,7 @@ impl Run {
     }
 
     fn screened(&mut self, ms: u64, name: &str, relative_change: f64, bpb: Option<f64>) -> Result<(), RoundError> {
-        let screening = Screening::Measured { relative_change, bpb };
+        let screening = Screening::Measured { relative_change, bpb, community_bpb: None };
         let (round, member) = (self.number(), name.parse().expect("a name"));
         self.input(ms, CoordinatorInput::Screened { round, member, screening })
     }
@@ -107,7 +108,7 @@ impl Run {
     fn merge(&mut self, ms: u64, bpb: f64) {
         let (round, model) = (self.number(), Digest::of(format!("merged {}", self.number()).as_bytes()));
         assert!(matches!(self.state.pending()[..], [CoordinatorEffect::Merge(_)]));
-        self.input(ms, CoordinatorInput::Merged { round, model }).expect("taken");
+        self.input(ms, CoordinatorInput::Merged { round, model, states: vec![] }).expect("taken");
         assert_eq!(self.state.pending(), [CoordinatorEffect::MeasureMerged { round, model }]);
         self.input(ms, CoordinatorInput::MergedMeasured { round, model, bpb }).expect("taken");
     }
@@ -164,7 +165,7 @@ fn nothing_that_is_not_a_number_passes_the_floor() {
     for (change, bpb) in [(f64::NAN, Some(1.0)), (0.01, Some(f64::NAN)), (0.01, None), (0.01, Some(1.11))] {
         let mut run = Run::new(|_| {});
         run.contribute(10, "france", 1).expect("taken");
-        let screening = Screening::Measured { relative_change: change, bpb };
+        let screening = Screening::Measured { relative_change: change, bpb, community_bpb: None };
         let verdict = run.state.judge(1, &"france".parse().expect("a name"), &screening).expect("judged");
         assert!(matches!(verdict, Verdict::Refused { .. }), "{change} {bpb:?}: {verdict:?}");
     }
@@ -354,4 +355,63 @@ fn the_window_closes_by_the_clock_and_not_by_the_tick_that_notices() {
     run.contribute(WINDOW - 1, "france", 1).expect("in time");
     assert!(matches!(run.contribute(WINDOW, "china", 2), Err(RoundError::Late { .. })));
     run.contribute(WINDOW, "france", 1).expect("what was received in time is confirmed at any time");
+}
+
+#[test]
+fn the_method_goes_on_from_the_state_of_the_last_published_merge() {
+    use tapestry_merge::Method;
+    use tapestry_merge::method::DiLoCo;
+    let diloco = Method::DiLoCo(DiLoCo { learning_rate: 0.7, momentum: 0.9 });
+    let method = diloco.clone();
+    let mut run = Run::new(|terms| {
+        terms.merge.method = method;
+        terms.rounds.num_rounds = 4;
+    });
+    let merge = |run: &mut Run, ms: u64, expected: Vec<Digest>, bpb: f64| {
+        run.all_contribute(ms);
+        let pending = run.state.pending();
+        let [CoordinatorEffect::Merge(work)] = &pending[..] else { panic!("{pending:?}") };
+        assert_eq!((&work.method, &work.states), (&diloco, &expected));
+        let (round, model) = (work.round, Digest::of(format!("merged {ms}").as_bytes()));
+        let states = vec![Digest::of(format!("state {ms}").as_bytes())];
+        run.input(ms, CoordinatorInput::Merged { round, model, states: states.clone() }).expect("taken");
+        run.input(ms, CoordinatorInput::MergedMeasured { round, model, bpb }).expect("taken");
+        states
+    };
+    let first = merge(&mut run, 10, vec![], 0.99);
+    // The gate stops the second: base and state stay as they were.
+    merge(&mut run, 20, first.clone(), 9.0);
+    let third = merge(&mut run, 30, first, 0.98);
+    merge(&mut run, 40, third, 0.97);
+}
+
+#[test]
+fn culturally_aware_weighting_waits_for_the_base_on_each_communitys_text() {
+    use tapestry_merge::weights::{CulturallyAware, Weighting};
+    let mut run = Run::new(|terms| {
+        let text = HeldOutTerms { text: Digest::of(b"own"), max_tokens: 100 };
+        terms.merge.community_held_out = terms.members.keys().map(|member| (member.clone(), text.clone())).collect();
+        terms.merge.weighting = Weighting::CulturallyAware(CulturallyAware { temperature: 0.05, community_share: 1.0 });
+        terms.merge.influence_cap = 0.9;
+    });
+    let base = run.state.base().expect("a base");
+    let texts = ["china", "france", "iran"].map(|name| name.parse::<MemberName>().expect("a name"));
+    let measure = texts.clone().map(|member| CoordinatorEffect::MeasureCommunity { base, member });
+    assert_eq!(run.state.pending(), measure);
+    for (name, n, community_bpb) in [("france", 1, Some(2.0)), ("china", 2, Some(1.8)), ("iran", 3, None)] {
+        run.contribute(1, name, n).expect("taken");
+        let screening = Screening::Measured { relative_change: 0.01, bpb: Some(1.0), community_bpb };
+        let (round, member) = (run.number(), name.parse().expect("a name"));
+        run.input(1, CoordinatorInput::Screened { round, member, screening }).expect("taken");
+    }
+    assert_eq!(run.state.pending(), measure, "all are judged, and the base is not measured yet");
+    for member in texts {
+        run.input(2, CoordinatorInput::CommunityMeasured { base, member, bpb: 2.0 }).expect("taken");
+    }
+    let pending = run.state.pending();
+    let [CoordinatorEffect::Merge(work)] = &pending[..] else { panic!("{pending:?}") };
+    // Iran's contribution gives no value on Iran's own text: refused. China saves a tenth of its bits, France nothing.
+    let members: Vec<_> = work.inputs.iter().map(|input| input.member.as_str()).collect();
+    assert_eq!(members, ["china", "france"]);
+    assert!((work.inputs[0].share / work.inputs[1].share - 2f64.exp()).abs() < 1e-9, "{:?}", work.inputs);
 }

@@ -3,7 +3,7 @@ use crate::{RoundResult, TrainingMetrics};
 use std::collections::BTreeMap;
 use tapestry_core::SecretKey;
 use tapestry_governance::{
-    CharterError, CharterTerms, GateTerms, HeldOutTerms, MergeMethod, MergeTerms, RoundTerms, ScreeningTerms,
+    CharterError, CharterTerms, GateTerms, HeldOutTerms, MergeTerms, RoundTerms, ScreeningTerms,
 };
 
 const FRANCE: u8 = 1;
@@ -46,7 +46,7 @@ fn charter(signers: &[u8]) -> Signed<Charter> {
         open_held_out: HeldOutTerms { text: digest("text"), max_tokens: 2048 },
         rounds: RoundTerms { num_rounds: 2, window_ms: WINDOW_MS, min_contributions: 2 },
         screening: ScreeningTerms { max_relative_change: 0.1, max_bpb_rise: 0.1 },
-        merge: MergeTerms { method: MergeMethod::Uniform, influence_cap: 0.5 },
+        merge: MergeTerms::plain(0.5),
         gate: GateTerms { max_bpb_rise: 0.03 },
         privacy_tier: 0,
         valid_from: at(1_000),

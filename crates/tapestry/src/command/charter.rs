@@ -12,9 +12,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use tapestry_core::{CHUNK_BYTES, Digest, MemberName, Signed, format_duration, to_canonical_json};
-use tapestry_governance::{
-    Charter, CharterTerms, GateTerms, HeldOutTerms, MergeMethod, MergeTerms, RoundTerms, ScreeningTerms,
-};
+use tapestry_governance::{Charter, CharterTerms, GateTerms, HeldOutTerms, MergeTerms, RoundTerms, ScreeningTerms};
 use tapestry_weights::{HfDir, SafetensorsModel, WeightSource as _};
 
 pub(crate) async fn run(command: CharterCommand) -> Result<()> {
@@ -89,7 +87,7 @@ pub(crate) async fn draft(args: &DraftArgs) -> Result<Signed<Charter>> {
             max_relative_change: args.max_relative_change,
             max_bpb_rise: args.max_contribution_rise,
         },
-        merge: MergeTerms { method: MergeMethod::Uniform, influence_cap: args.influence_cap },
+        merge: MergeTerms::plain(args.influence_cap),
         gate: GateTerms { max_bpb_rise: args.max_merged_rise },
         privacy_tier: 0,
         valid_from: from,

@@ -13,7 +13,7 @@ use tapestry_core::format_duration;
 use tapestry_engine::{
     ContributionReport, FolderReport, Plan, Progress, Recipe, Running, Stage, merge_folders, on_threads, plan,
 };
-use tapestry_merge::weights::WeightRecord;
+use tapestry_merge::weights::explain as explain_weights;
 use tapestry_round::coordinator::{Coordinator, CoordinatorEvent};
 
 /// Bytes between two places from which an interrupted merge goes on.
@@ -207,7 +207,7 @@ async fn explain_rounds(home: &Home, args: &ExplainArgs) -> Result<()> {
             }
         } else {
             println!("Round {round}, merged at {}", entry.at);
-            print!("{}", describe_weights(&weights));
+            print!("{}", explain_weights(&weights));
         }
     }
     if !found {
@@ -215,19 +215,4 @@ async fn explain_rounds(home: &Home, args: &ExplainArgs) -> Result<()> {
         bail!("{which} has been merged by this coordinator", which = which);
     }
     Ok(())
-}
-
-fn describe_weights(weights: &[WeightRecord]) -> String {
-    let mut text = format!("  {:<16} {:>9} {:>9} {:>7} {:>8}\n", "member", "score", "floor", "cap", "weight");
-    for w in weights {
-        text.push_str(&format!(
-            "  {:<16} {:>9.4} {:>9.4} {:>7.4} {:>8.6}\n",
-            w.member.as_str(),
-            w.score_bpb,
-            w.floor_bpb,
-            w.cap,
-            w.weight
-        ));
-    }
-    text
 }

@@ -53,7 +53,7 @@ async fn verify_round(home: &Home, key: PublicKey, number: u32) -> Result<Verifi
     let (checked, entries) = log::read::<Coordinator>(home, key).await?;
     let mut state = Coordinator::empty(key);
     let mut merging = None;
-    let mut recorded = None;
+    let (mut recorded, mut recorded_states) = (None, vec![]);
     let mut is_published = false;
     for entry in &entries {
         state.apply(&entry.event)?;
@@ -62,7 +62,9 @@ async fn verify_round(home: &Home, key: PublicKey, number: u32) -> Result<Verifi
                 // What the coordinator had to do at this point, by its own rules.
                 merging = state.pending().into_iter().next();
             }
-            CoordinatorEvent::Merged { round, model, .. } if *round == number => recorded = Some(*model),
+            CoordinatorEvent::Merged { round, model, states } if *round == number => {
+                (recorded, recorded_states) = (Some(*model), states.clone());
+            }
             CoordinatorEvent::Ended { outcome, .. } if outcome.round == number => {
                 is_published = matches!(outcome.result, RoundResult::Published { .. });
                 if is_published && Some(outcome.base) != recorded {
@@ -88,6 +90,12 @@ async fn verify_round(home: &Home, key: PublicKey, number: u32) -> Result<Verifi
     let inputs = MergeInputs::read(&blobs, &work).await?;
     let merged = merge(&blobs, inputs, false, working).await?;
     let model = Digest::of_json(&ModelManifest { files: base.files, weights: merged.weights })?;
+    let states = merged.states.iter().map(Digest::of_json).collect::<Result<Vec<_>, _>>()?;
+    if states != recorded_states {
+        bail!(
+            "round {number} DOES NOT HOLD: the optimiser's state for the next round is {states:?}, and the coordinator recorded {recorded_states:?}"
+        );
+    }
     if model != recorded {
         bail!(
             "round {number} DOES NOT HOLD: merging the recorded contributions with the recorded weights gives model {model}, and the \

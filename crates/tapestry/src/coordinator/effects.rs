@@ -7,6 +7,7 @@ use crate::merge::{MergeInputs, merge, screen_weights};
 use anyhow::{Context as _, Result};
 use std::sync::Arc;
 use tapestry_core::{ModelManifest, WeightsManifest};
+use tapestry_governance::HeldOutTerms;
 use tapestry_round::coordinator::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
 use tapestry_round::{RoundResult, Screening, Verdict};
 use tapestry_store::BlobStore;
@@ -18,17 +19,25 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
     let held_out = charter.open_held_out.clone();
     let max_change = charter.screening.max_relative_change;
     let blobs = &shared.blobs;
-    let read_text = async || -> Result<String> {
-        let bytes = blobs.get(held_out.text).await.context("the open held-out text")?;
-        String::from_utf8(bytes.to_vec()).context("the open held-out text is not UTF-8")
-    };
+    let read_text = async || read_open_text(blobs, &held_out).await.context("the open held-out text");
     let max_tokens = held_out.max_tokens as usize;
+    let community = &charter.merge.community_held_out;
     match effect {
         CoordinatorEffect::MeasureBase { base } => {
             let manifest: ModelManifest = blobs.get_json(base).await?;
             let working = shared.reporter.start("gate", "adopted base on the open text", "tokens");
             let bpb = measure_model(blobs, &manifest, read_text().await?, max_tokens, working).await?;
             Ok(CoordinatorInput::BaseMeasured { base, bpb: bpb.bpb() })
+        }
+        CoordinatorEffect::MeasureCommunity { base, member } => {
+            let manifest: ModelManifest = blobs.get_json(base).await?;
+            let terms = community.get(&member).context("a community without a text")?;
+            let text =
+                read_open_text(blobs, terms).await.with_context(|| format!("the open text of {member}'s community"))?;
+            let working =
+                shared.reporter.start("measure", format!("base on the open text of {member}'s community"), "tokens");
+            let bpb = measure_model(blobs, &manifest, text, terms.max_tokens as usize, working).await?;
+            Ok(CoordinatorInput::CommunityMeasured { base, member, bpb: bpb.bpb() })
         }
         CoordinatorEffect::Screen { round, member, base, weights } => {
             let base: ModelManifest = blobs.get_json(base).await?;
@@ -45,7 +54,18 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
                             let measured = measure_model(blobs, &model, read_text().await?, max_tokens, working).await;
                             // A model that gives no finite value is a bad contribution, not a defect here.
                             let bpb = measured.ok().map(|bpb| bpb.bpb()).filter(|bpb| bpb.is_finite());
-                            Screening::Measured { relative_change, bpb }
+                            let community_bpb = match community.get(&member) {
+                                Some(terms) => {
+                                    let text = read_open_text(blobs, terms).await?;
+                                    let detail = format!("round {round}, {member} on the open text of its community");
+                                    let working = shared.reporter.start("measure", detail, "tokens");
+                                    let measured =
+                                        measure_model(blobs, &model, text, terms.max_tokens as usize, working).await;
+                                    measured.ok().map(|bpb| bpb.bpb()).filter(|bpb| bpb.is_finite())
+                                }
+                                None => None,
+                            };
+                            Screening::Measured { relative_change, bpb, community_bpb }
                         }
                         other => other,
                     }
@@ -58,9 +78,12 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
             let base: ModelManifest = blobs.get_json(work.base).await?;
             let working = shared.reporter.start("merge", format!("round {round}"), "bytes");
             let merged = merge(blobs, MergeInputs::read(blobs, &work).await?, true, working).await?;
-            blobs.put_json(&merged.weights).await?;
+            let mut states = vec![];
+            for state in merged.states {
+                states.push(blobs.put_json(&state).await?);
+            }
             let model = blobs.put_json(&ModelManifest { files: base.files, weights: merged.weights }).await?;
-            Ok(CoordinatorInput::Merged { round, model })
+            Ok(CoordinatorInput::Merged { round, model, states })
         }
         CoordinatorEffect::MeasureMerged { round, model } => {
             let manifest: ModelManifest = blobs.get_json(model).await?;
@@ -72,6 +95,12 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
             Ok(CoordinatorInput::MergedMeasured { round, model, bpb })
         }
     }
+}
+
+/// An open text that the charter names.
+async fn read_open_text(blobs: &BlobStore, terms: &HeldOutTerms) -> Result<String> {
+    let bytes = blobs.get(terms.text).await?;
+    String::from_utf8(bytes.to_vec()).context("it is not UTF-8")
 }
 
 /// A contribution's manifest, if it describes weights like the base's.
@@ -95,6 +124,9 @@ pub(crate) fn describe(event: &CoordinatorEvent) -> String {
         CoordinatorEvent::BaseMeasured { base, bpb } => {
             format!("adopted base {}: {bpb:.4} bits per byte on the open text", base.short())
         }
+        CoordinatorEvent::CommunityMeasured { base, member, bpb } => {
+            format!("base {} on the open text of {member}'s community: {bpb:.4} bits per byte", base.short())
+        }
         CoordinatorEvent::RoundAnnounced { announcement: a } => {
             format!("round {} announced, open until {}", a.round, a.closes_at)
         }
@@ -103,7 +135,7 @@ pub(crate) fn describe(event: &CoordinatorEvent) -> String {
             format!("round {}: contribution of {} has arrived", contribution.round, contribution.member)
         }
         CoordinatorEvent::ContributionScreened { round, member, verdict, .. } => match verdict {
-            Verdict::Accepted { bpb, relative_change } => {
+            Verdict::Accepted { bpb, relative_change, .. } => {
                 format!("round {round}: {member} accepted ({bpb:.4} bits per byte, change {relative_change:.4})")
             }
             Verdict::Refused { reasons } => {
@@ -121,7 +153,7 @@ pub(crate) fn describe(event: &CoordinatorEvent) -> String {
         CoordinatorEvent::MergeStarted { round, weights } => {
             format!("round {round}: merging {} contributions", weights.len())
         }
-        CoordinatorEvent::Merged { round, model } => format!("round {round}: merged model {}", model.short()),
+        CoordinatorEvent::Merged { round, model, .. } => format!("round {round}: merged model {}", model.short()),
         CoordinatorEvent::Ended { outcome, .. } => match &outcome.result {
             RoundResult::Published { bpb } => format!(
                 "round {}: Shared Base {} published ({bpb:.4} bits per byte on the open text)",
