@@ -1,6 +1,8 @@
 //! One element of a tensor: its bytes, its value, and rounding back to it.
 
-use half::{bf16, f16};
+#[cfg(test)]
+use half::bf16;
+use half::f16;
 
 /// A little-endian floating-point type whose every value is an `f64` too.
 pub(crate) trait Element {
@@ -11,6 +13,7 @@ pub(crate) trait Element {
     fn load(bytes: &[u8]) -> f64;
 
     /// Writes the nearest value to `LEN` bytes; of two that are equally near, the one with an even last bit.
+    #[cfg(test)]
     fn store(value: f64, bytes: &mut [u8]);
 
     /// Whether `LEN` bytes are neither infinite nor not-a-number.
@@ -32,6 +35,7 @@ impl Element for F32 {
         f64::from(f32::from_le_bytes(array(bytes)))
     }
 
+    #[cfg(test)]
     #[expect(
         clippy::cast_possible_truncation,
         reason = "rounding is what is wanted; `as` rounds to nearest, ties to even"
@@ -52,6 +56,7 @@ impl Element for Bf16 {
         f64::from(f32::from_bits(u32::from(u16::from_le_bytes(array(bytes))) << 16))
     }
 
+    #[cfg(test)]
     fn store(value: f64, bytes: &mut [u8]) {
         bytes.copy_from_slice(&bf16::from_f32(to_f32_odd(value)).to_le_bytes());
     }
@@ -68,6 +73,7 @@ impl Element for F16 {
         f64::from(f16::from_le_bytes(array(bytes)).to_f32())
     }
 
+    #[cfg(test)]
     fn store(value: f64, bytes: &mut [u8]) {
         bytes.copy_from_slice(&f16::from_f32(to_f32_odd(value)).to_le_bytes());
     }
@@ -77,6 +83,7 @@ impl Element for F16 {
     }
 }
 
+#[cfg(test)]
 /// `value` as an `f32`, rounded to odd: cut off towards zero, with the last bit set where anything was cut.
 ///
 /// Rounding to nearest twice can be off: a value just above the middle between two 16-bit neighbours becomes the middle

@@ -5,14 +5,15 @@
 //! whatever its number of threads.
 //!
 //! * [`weights`]: how much each contribution counts, and why.
-//! * [`merge_chunk`]: the weighted mean of a piece of a tensor.
+//! * [`Method`]: the ways of merging, one file each, and the [`Rule`] that each becomes.
+//! * [`Gram`], [`Selection`]: what some of them must know of all values first.
+//! * [`decode_row`], [`encode_row`]: from the bytes of a file to values and back.
 //! * [`DeltaNorm`], [`first_non_finite`]: what screening asks of a contribution's values.
 
 mod block;
 mod change;
 mod element;
 mod gram;
-mod mean;
 pub mod method;
 mod philox;
 mod rows;
@@ -24,7 +25,6 @@ pub mod weights;
 pub use block::{Block, Contributor, Rule, Setting};
 pub use change::{DeltaNorm, first_non_finite};
 pub use gram::{GRAM_BLOCK_ELEMENTS, Gram};
-pub use mean::{MergeError, merge_chunk};
 pub use method::{Demands, Method, MethodError};
 pub use rows::{all_finite, decode_row, encode_row};
 pub use select::{Counts, Selection, select_in_memory};

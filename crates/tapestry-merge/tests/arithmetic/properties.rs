@@ -1,15 +1,10 @@
+use crate::golden::merged;
 use half::{bf16, f16};
 use proptest::prelude::*;
 use tapestry_core::Dtype;
-use tapestry_merge::{DeltaNorm, MergeError, first_non_finite, merge_chunk};
+use tapestry_merge::{DeltaNorm, first_non_finite};
 
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::BF16, Dtype::F16];
-
-fn merged(dtype: Dtype, inputs: &[(&[u8], f64)]) -> Vec<u8> {
-    let mut out = vec![1, 2, 3];
-    merge_chunk(dtype, inputs, &mut out).unwrap();
-    out
-}
 
 fn load(dtype: Dtype, bytes: &[u8]) -> Vec<f64> {
     match dtype {
@@ -262,23 +257,6 @@ fn what_is_not_finite_is_found_where_it_is() {
         }
     }
     assert_eq!(first_non_finite(Dtype::F32, &f32::MAX.to_le_bytes()), None);
-}
-
-#[test]
-fn inputs_that_make_no_mean_are_refused() {
-    let mut out = vec![7];
-    let mut refused = |inputs: &[(&[u8], f64)]| {
-        let error = merge_chunk(Dtype::F32, inputs, &mut out).unwrap_err();
-        assert!(out.is_empty());
-        error
-    };
-    let (four, eight, six): (&[u8], &[u8], &[u8]) = (&[0; 4], &[0; 8], &[0; 6]);
-    assert_eq!(refused(&[]), MergeError::Empty);
-    assert_eq!(refused(&[(eight, 0.5), (four, 0.5)]), MergeError::Length { input: 1, expected: 8, found: 4 });
-    assert_eq!(refused(&[(six, 1.0)]), MergeError::PartialElement { dtype: Dtype::F32, found: 6 });
-    for shares in [[0.5, 0.4], [1.5, -0.5], [1.0, 0.0], [f64::NAN, 1.0], [f64::INFINITY, f64::NEG_INFINITY]] {
-        assert!(matches!(refused(&[(four, shares[0]), (four, shares[1])]), MergeError::Shares { .. }), "{shares:?}");
-    }
 }
 
 #[test]

@@ -2,15 +2,16 @@
 
 use crate::cli::VerifyCommand;
 use crate::command::log;
+use crate::coordinator::describe;
 use crate::home::Home;
 use crate::merge::{MergeInputs, merge};
 use crate::progress::{Form, Reporter};
 use crate::role::Machine as _;
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
-use tapestry_core::{Digest, ModelManifest, PublicKey};
+use tapestry_core::{Digest, ModelManifest, PublicKey, Timestamp};
 use tapestry_round::RoundResult;
-use tapestry_round::coordinator::{Coordinator, CoordinatorEffect, CoordinatorEvent};
+use tapestry_round::coordinator::{Coordinator, CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
 use tapestry_store::BlobStore;
 
 /// What doing a round's merge again has found.
@@ -41,8 +42,8 @@ pub(crate) async fn run(command: VerifyCommand) -> Result<()> {
             "was stopped by the gate; the base stayed"
         };
         println!(
-            "Round {round} holds. The log's {} entries are chained and signed by {}; merging its {} contributions again, with the recorded \
-             weights, gives the recorded model\n  {}\nwhich {fate}.",
+            "Round {round} holds. The log's {} entries are chained and signed by {}; the recorded verdicts and weights are those that the \
+             charter gives; merging the {} contributions again gives the recorded model\n  {}\nwhich {fate}.",
             verified.num_entries, verified.coordinator, verified.num_contributions, verified.model
         );
     }
@@ -56,6 +57,9 @@ async fn verify_round(home: &Home, key: PublicKey, number: u32) -> Result<Verifi
     let (mut recorded, mut recorded_states) = (None, vec![]);
     let mut is_published = false;
     for entry in &entries {
+        if is_decision_of(&entry.event, number) {
+            check_decision(&state, entry.at, &entry.event)?;
+        }
         state.apply(&entry.event)?;
         match &entry.event {
             CoordinatorEvent::MergeStarted { round, .. } if *round == number => {
@@ -111,4 +115,34 @@ async fn verify_round(home: &Home, key: PublicKey, number: u32) -> Result<Verifi
         is_published,
         model,
     })
+}
+
+/// Whether the event is one that the charter decides, in round `number`.
+const fn is_decision_of(event: &CoordinatorEvent, number: u32) -> bool {
+    match event {
+        CoordinatorEvent::ContributionScreened { round, .. } | CoordinatorEvent::MergeStarted { round, .. } => {
+            *round == number
+        }
+        _ => false,
+    }
+}
+
+/// Checks that a verdict, or the weights of a merge, are those that follow from the charter and from what the log holds before them.
+fn check_decision(state: &Coordinator, at: Timestamp, recorded: &CoordinatorEvent) -> Result<()> {
+    let input = match recorded {
+        CoordinatorEvent::ContributionScreened { round, member, screening, .. } => {
+            CoordinatorInput::Screened { round: *round, member: member.clone(), screening: screening.clone() }
+        }
+        _ => CoordinatorInput::Tick,
+    };
+    let decided = state.handle(at, input)?;
+    if decided.first() == Some(recorded) {
+        return Ok(());
+    }
+    let should = decided.first().map_or("nothing".into(), describe);
+    bail!(
+        "the log DOES NOT HOLD: by the charter, \"{should}\" follows here, and the coordinator recorded \"{}\" with other reasons or weights. Show \
+         this to the other members; tapestry merge explain --home prints the recorded weights",
+        describe(recorded)
+    );
 }
