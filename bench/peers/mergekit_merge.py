@@ -11,12 +11,13 @@ from mergekit.options import MergeOptions
 PARAMETERS = {"linear": (), "ties": ("density",), "dare_ties": ("density",)}
 
 job.ready()
+total = sum(task["weights"])
 parameters = {name: task["parameters"][name] for name in PARAMETERS[mode]}
 config = {
     "merge_method": mode,
     "dtype": task["dtype"],
     "models": [
-        {"model": model, "parameters": {"weight": weight, **parameters}}
+        {"model": model, "parameters": {"weight": weight / total, **parameters}}
         for model, weight in zip(task["models"], task["weights"])
     ],
 }

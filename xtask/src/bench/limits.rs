@@ -75,8 +75,11 @@ impl Limits {
         if bytes == 0 { 0.0 } else { gigabytes(bytes) * 1e9 / rate }
     }
 
-    /// The least time in which this can be done here.
-    pub(super) fn least(&self, moved: &Moved) -> Least {
+    /// The least time in which this can be done here; nothing where that is not known.
+    pub(super) fn least(&self, moved: &Moved) -> Option<Least> {
+        if moved.repeats {
+            return None;
+        }
         let cores = self.seconds(moved.read, "read-all") + self.seconds(moved.hashed, "blake3-all");
         let from_disk = if moved.from_disk { moved.read } else { 0 };
         let disk = self.seconds(from_disk, "read-direct");
@@ -85,7 +88,7 @@ impl Limits {
             disk + self.seconds(moved.synced, "write-sync"),
         );
         let direct = Least::of(cores, disk + self.seconds(moved.written, "write-direct"));
-        if cached.seconds <= direct.seconds { cached } else { direct }
+        Some(if cached.seconds <= direct.seconds { cached } else { direct })
     }
 
     #[cfg(test)]
@@ -99,6 +102,9 @@ impl Limits {
 pub(super) struct Moved {
     /// Out of the inputs, each once.
     pub(super) read: u64,
+    /// Whether the same bytes are read again under other names: they then come from the processor's own cache, which is faster
+    /// than any rate that is measured.
+    pub(super) repeats: bool,
     /// Whether the inputs do not fit in the page cache.
     pub(super) from_disk: bool,
     /// Into the output.
@@ -282,7 +288,7 @@ mod tests {
         let rates = [("read-all", 10.0), ("write-cache", 5.0), ("blake3-all", 2.0), ("write-sync", 1.0)];
         let check = |more: &[(&'static str, f64)], moved: Moved, seconds: f64, by| {
             let limits = Limits::of(&[&rates[..], more].concat());
-            assert_eq!(limits.least(&moved), Least { seconds, by }, "{more:?} {moved:?}");
+            assert_eq!(limits.least(&moved), Some(Least { seconds, by }), "{more:?} {moved:?}");
         };
         let memory = Moved { read: 100, hashed: 20, ..Moved::default() };
         let cached = Moved { written: 20, ..memory };
@@ -295,6 +301,7 @@ mod tests {
         check(&[("write-direct", 100.0)], synced, 20.0, "cores");
         check(&[("read-direct", 2.0)], Moved { from_disk: true, ..memory }, 50.0, "disk");
         check(&[], Moved::default(), 0.0, "cores");
+        assert_eq!(Limits::of(&rates).least(&Moved { repeats: true, ..memory }), None);
     }
 
     #[test]

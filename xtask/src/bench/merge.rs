@@ -146,7 +146,14 @@ impl Work {
         let read = self.num_models() as u64 * written;
         let from_disk = machine::memory_bytes().is_some_and(|memory| read > memory / 10 * 8);
         let read = (self.num_members + usize::from(self.has_base)) as u64 * written;
-        Moved { read, from_disk, written, synced: written, hashed: written }
+        Moved {
+            read,
+            from_disk,
+            repeats: self.num_members > self.num_different,
+            written,
+            synced: written,
+            hashed: written,
+        }
     }
 
     /// What a peer must move: it neither hashes nor syncs.
@@ -258,7 +265,8 @@ pub(super) fn run(options: &Options) -> Result<()> {
 const LEGEND: &str = "\
 Medians. MB and GB are 10^6 and 10^9 bytes. limit: the least time for the same bytes on this machine, set by the cores
 (copying out of and into the page cache, hashing) or by the disk; reached: that limit as a part of the wall time.
-differs by: the largest difference between an element of the peer's output and of ours.
+differs by: the largest difference between an element of the peer's output and of ours, and the share of elements where it
+is more than rounding. Two that choose by magnitude or sign may choose differently where both are equal but for rounding.
 Ours is timed from process start and hashes and syncs its output; peers do neither, and
 their start (interpreter, imports) is not in their wall and CPU time.";
 
@@ -371,7 +379,7 @@ impl Bench<'_> {
                     continue;
                 }
                 if run == 0 && peer.is_some_and(|peer| peer.writes && peer.agrees) && ours.is_dir() {
-                    match agreement::largest_difference(&ours, out) {
+                    match agreement::difference(&ours, out) {
                         Ok(difference) => contender.difference = Some(difference),
                         Err(error) => eprintln!("{}: {}: not comparable: {error:#}", work.name, contender.name),
                     }

@@ -51,6 +51,18 @@ pub(super) struct Target {
     pub(super) rss_mb: Option<f64>,
 }
 
+/// How far two outputs are from each other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Difference {
+    /// The largest between any two elements.
+    pub(super) largest: f64,
+    /// The share of elements that differ by more than rounding does ([`ROUNDING`]).
+    pub(super) share: f64,
+}
+
+/// Elements of our models are about 0.02; f32 rounds those by a billionth, several times in a merge.
+pub(super) const ROUNDING: f64 = 1e-7;
+
 /// One who did the work: we, or a peer.
 #[derive(Debug, Clone)]
 pub(super) struct Contender {
@@ -60,8 +72,8 @@ pub(super) struct Contender {
     pub(super) samples: Samples,
     /// Why there are no figures.
     pub(super) failure: Option<String>,
-    /// The largest difference between any element of this output and of ours.
-    pub(super) difference: Option<f64>,
+    /// How far its output is from ours.
+    pub(super) difference: Option<Difference>,
 }
 
 impl Contender {
@@ -98,8 +110,9 @@ impl Comparison {
         let row = |metric: Metric, peer: Option<&Contender>| {
             let figure = |contender: &Contender| contender.median().map(|usage| metric.of(&usage));
             let (ours, theirs) = (figure(&self.ours), peer.and_then(figure));
-            let least = limits.least(&self.ours.moved).seconds;
+            let least = limits.least(&self.ours.moved).map(|least| least.seconds);
             let of_wall = |value: Option<f64>| value.filter(|_| metric == Metric::Wall);
+            let difference = peer.and_then(|peer| peer.difference);
             let failure = self.ours.failure.as_deref().or_else(|| peer?.failure.as_deref());
             json!({
                 "work": self.work, "metric": metric.name(), "ours": ours, "peer": theirs,
@@ -107,12 +120,13 @@ impl Comparison {
                 "peer_name": peer.map(|peer| peer.name.as_str()),
                 "peer_start_s": peer.and_then(|peer| Some(peer.median()?.start_s)),
                 "peer_writes": peer.map(|peer| peer.moved.written > 0),
-                "peer_difference": peer.and_then(|peer| peer.difference),
+                "peer_largest_difference": difference.map(|difference| difference.largest),
+                "peer_share_different": difference.map(|difference| difference.share),
                 "ours_min": self.ours.samples.min().map(|usage| metric.of(&usage)),
                 "target": metric.target(&self.target),
                 "bytes_moved": self.ours.moved.read + self.ours.moved.written,
-                "limit": of_wall(Some(least)),
-                "fraction_of_limit": of_wall(ours.map(|ours| least / ours)),
+                "limit": of_wall(least),
+                "fraction_of_limit": of_wall(least.zip(ours).map(|(least, ours)| least / ours)),
                 "failure": failure,
             })
         };
@@ -157,15 +171,16 @@ impl Comparison {
             return cells;
         }
         let (Some(median), Some(min)) = (contender.median(), contender.samples.min()) else { return cells };
-        let Least { seconds, by } = limits.least(&contender.moved);
         cells[1] = if median.start_s > 0.0 { seconds_text(median.start_s) } else { String::new() };
         cells[2] = seconds_text(median.wall_s);
         cells[3] = format!("({})", seconds_text(min.wall_s));
         cells[4] = seconds_text(median.cpu_s);
         cells[5] = format!("{:.0}", median.rss_mb);
         cells[6] = format!("{:.2}", gigabytes(contender.moved.read + contender.moved.written));
-        cells[7] = format!("{} {by}", seconds_text(seconds));
-        cells[8] = format!("{:.0}%", 100.0 * seconds / median.wall_s);
+        if let Some(Least { seconds, by }) = limits.least(&contender.moved) {
+            cells[7] = format!("{} {by}", seconds_text(seconds));
+            cells[8] = format!("{:.0}%", 100.0 * seconds / median.wall_s);
+        }
         let is_ours = std::ptr::eq(contender, &raw const self.ours);
         if let Some(ours) = self.ours.median().filter(|_| !is_ours) {
             for (cell, metric) in cells[9..12].iter_mut().zip(Metric::ALL) {
@@ -173,7 +188,12 @@ impl Comparison {
                 *cell = ratio.map_or_else(String::new, |ratio| format!("{ratio:.1}x"));
             }
         }
-        cells[12] = contender.difference.map_or_else(String::new, |difference| format!("{difference:.1e}"));
+        if let Some(Difference { largest, share }) = contender.difference {
+            cells[12] = format!("{largest:.0e}");
+            if share > 0.0 {
+                cells[12].push_str(&format!(" ({share:.0e})"));
+            }
+        }
         cells
     }
 
@@ -233,7 +253,7 @@ mod tests {
     use super::*;
 
     fn contender(name: &str, usages: &[Usage]) -> Contender {
-        let moved = Moved { read: 400, written: 100, synced: 100, hashed: 100, from_disk: false };
+        let moved = Moved { read: 400, written: 100, synced: 100, hashed: 100, ..Moved::default() };
         let mut contender = Contender::new(name, moved);
         usages.iter().for_each(|usage| contender.samples.push(*usage));
         contender

@@ -8,32 +8,40 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::bench::report::{Difference, ROUNDING};
+
 /// Elements that are compared at a time.
 const STEP: u64 = 1 << 16;
 /// A longer header is none of a bench.
 const MAX_HEADER: u64 = 64 << 20;
 
-/// The largest difference between an element of one folder's model and the same of the other's. Both in f32.
+/// How far the elements of one folder's model are from those of the other's. Both in f32.
 ///
 /// # Errors
 /// When one has a tensor that the other has not, or cannot be read.
-pub(super) fn largest_difference(ours: &Path, peer: &Path) -> Result<f64> {
+pub(super) fn difference(ours: &Path, peer: &Path) -> Result<Difference> {
     let (ours, peer) = (Model::open(ours)?, Model::open(peer)?);
     let names = |model: &Model| model.tensors.keys().cloned().collect::<Vec<_>>();
     ensure!(names(&ours) == names(&peer), "different tensors: {} and {}", ours.tensors.len(), peer.tensors.len());
-    let mut largest = 0.0_f64;
+    let (mut largest, mut num_different, mut num) = (0.0_f64, 0.0, 0.0);
     for (name, (start, end)) in &ours.tensors {
         let (peer_start, peer_end) = peer.tensors[name];
         ensure!(end - start == peer_end - peer_start, "`{name}` has another size");
         for at in (0..end - start).step_by(usize::try_from(STEP * 4)?) {
             let len = (end - start - at).min(STEP * 4);
             let (a, b) = (ours.read(start + at, len)?, peer.read(peer_start + at, len)?);
-            let differences = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(b)).abs());
-            // A NaN must not disappear in a maximum.
-            largest = differences.fold(largest, |most, d| if d > most || d.is_nan() { d } else { most });
+            for (a, b) in a.iter().zip(b) {
+                let difference = (f64::from(*a) - f64::from(b)).abs();
+                // A NaN must not disappear in a maximum.
+                if difference > largest || difference.is_nan() {
+                    largest = difference;
+                }
+                num += 1.0;
+                num_different += f64::from(u8::from(difference.is_nan() || difference > ROUNDING));
+            }
         }
     }
-    Ok(largest)
+    Ok(Difference { largest, share: num_different / f64::max(num, 1.0) })
 }
 
 struct Model {
@@ -92,7 +100,7 @@ mod tests {
         make(&folder.join("a"), &TINY, 1).expect("made");
         make(&folder.join("b"), &TINY, 1).expect("made");
         let [a, b] = ["a", "b"].map(|name| path(&folder.join(name), &TINY, 0));
-        assert!(largest_difference(&a, &b).expect("comparable") == 0.0);
+        assert_eq!(difference(&a, &b).expect("comparable"), Difference { largest: 0.0, share: 0.0 });
         let file = b.join(WEIGHTS);
         let mut bytes = std::fs::read(&file).expect("readable");
         let change = |bytes: &mut Vec<u8>, change: fn(f32) -> f32| {
@@ -101,10 +109,13 @@ mod tests {
             std::fs::write(&file, bytes).expect("writable");
         };
         change(&mut bytes, |value| value + 0.5);
-        let difference = largest_difference(&a, &b).expect("comparable");
-        assert!((difference - 0.5).abs() < 1e-6, "{difference}");
+        let found = difference(&a, &b).expect("comparable");
+        assert!((found.largest - 0.5).abs() < 1e-6, "{found:?}");
+        #[expect(clippy::cast_precision_loss, reason = "a small model")]
+        let one = 1.0 / TINY.num_elements() as f64;
+        assert!((found.share - one).abs() < 1e-12, "{found:?}");
         change(&mut bytes, |_| f32::NAN);
-        assert!(largest_difference(&a, &b).expect("comparable").is_nan());
+        assert!(difference(&a, &b).expect("comparable").largest.is_nan());
         std::fs::remove_dir_all(folder).expect("removable");
     }
 }
