@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::policy::PolicyArgs;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -193,6 +194,8 @@ pub(crate) struct DraftArgs {
     /// 1 / min-contributions or more.
     #[arg(long, default_value_t = 0.5)]
     pub(crate) influence_cap: f64,
+    #[command(flatten)]
+    pub(crate) policy: PolicyArgs,
     /// The largest change that a contribution may make, as a share of the base's L2 norm.
     #[arg(long, default_value_t = 0.1)]
     pub(crate) max_relative_change: f64,

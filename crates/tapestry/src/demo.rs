@@ -12,6 +12,7 @@ use crate::clock::now;
 use crate::command;
 use crate::files;
 use crate::home::Home;
+use crate::policy::PolicyArgs;
 use crate::progress::{Form, Reporter};
 use crate::role::Role;
 use crate::settings::{CoordinatorAddress, NodeSettings, Training};
@@ -320,6 +321,7 @@ impl Demo {
                 window: Duration::from_secs(3600),
                 min_contributions: 2,
                 influence_cap: 0.5,
+                policy: PolicyArgs::default(),
                 max_relative_change: if self.plan.quick { 1.0 } else { 0.25 },
                 max_contribution_rise: 0.25,
                 max_merged_rise: if self.plan.quick { 0.25 } else { 0.03 },

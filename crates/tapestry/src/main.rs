@@ -11,6 +11,7 @@ mod home;
 mod measure;
 mod merge;
 mod node;
+mod policy;
 mod progress;
 mod role;
 mod settings;

@@ -5,6 +5,7 @@ use crate::clock::now;
 use crate::coordinator;
 use crate::files;
 use crate::home::Home;
+use crate::policy;
 use crate::role::open_blobs;
 use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use tapestry_core::{CHUNK_BYTES, Digest, MemberName, Signed, format_duration, to_canonical_json};
-use tapestry_governance::{Charter, CharterTerms, GateTerms, HeldOutTerms, MergeTerms, RoundTerms, ScreeningTerms};
+use tapestry_governance::{Charter, CharterTerms, GateTerms, HeldOutTerms, RoundTerms, ScreeningTerms};
 use tapestry_weights::{HfDir, SafetensorsModel, WeightSource as _};
 
 pub(crate) async fn run(command: CharterCommand) -> Result<()> {
@@ -52,13 +53,11 @@ pub(crate) async fn draft(args: &DraftArgs) -> Result<Signed<Charter>> {
     let home = Home::at(&args.home);
     let blobs = open_blobs(&home).await?;
     let key = home.key_or_new()?;
-    let open_text = files::read_text(&args.open_text)?;
-    if open_text.len() as u64 > CHUNK_BYTES {
-        bail!(
-            "{} has {} bytes; the open held-out text may have at most {CHUNK_BYTES}",
-            args.open_text.display(),
-            open_text.len()
-        );
+    let mut merge = args.policy.terms(args.influence_cap)?;
+    let open_text = read_open_text(&args.open_text)?;
+    let mut community_texts = vec![];
+    for (member, path) in &args.policy.community_texts {
+        community_texts.push((member.clone(), read_open_text(path)?));
     }
     let num_members = u32::try_from(args.members.len())?;
     let members: BTreeMap<_, _> = args.members.iter().cloned().collect();
@@ -68,6 +67,10 @@ pub(crate) async fn draft(args: &DraftArgs) -> Result<Signed<Charter>> {
     check_base(&args.base)?;
     let (base, _) = blobs.import_model(&args.base).await.context("cannot take in the base")?;
     let text = blobs.put(open_text.into_bytes().into()).await?;
+    for (member, text) in community_texts {
+        let (text, max_tokens) = (blobs.put(text.into_bytes().into()).await?, args.policy.community_text_max_tokens);
+        merge.community_held_out.insert(member, HeldOutTerms { text, max_tokens });
+    }
     let from = now();
     let terms = CharterTerms {
         consortium: args.consortium.clone(),
@@ -87,7 +90,7 @@ pub(crate) async fn draft(args: &DraftArgs) -> Result<Signed<Charter>> {
             max_relative_change: args.max_relative_change,
             max_bpb_rise: args.max_contribution_rise,
         },
-        merge: MergeTerms::plain(args.influence_cap),
+        merge,
         gate: GateTerms { max_bpb_rise: args.max_merged_rise },
         privacy_tier: 0,
         valid_from: from,
@@ -96,6 +99,15 @@ pub(crate) async fn draft(args: &DraftArgs) -> Result<Signed<Charter>> {
     let charter = Signed::unsigned(Charter::try_from(terms)?);
     write(&args.out, &charter)?;
     Ok(charter)
+}
+
+/// An open text, which has to fit a chunk: members get it whole or not at all.
+fn read_open_text(path: &Path) -> Result<String> {
+    let text = files::read_text(path)?;
+    if text.len() as u64 > CHUNK_BYTES {
+        bail!("{} has {} bytes; an open held-out text may have at most {CHUNK_BYTES}", path.display(), text.len());
+    }
+    Ok(text)
 }
 
 /// Checks that a folder holds a model that this version can train, and that every weight is a number.
@@ -183,7 +195,7 @@ pub(crate) fn describe(signed: &Signed<Charter>) -> Result<String> {
         charter.screening.max_relative_change,
         percent(charter.screening.max_bpb_rise)
     )?;
-    writeln!(text, "  merge        uniform; nobody weighs more than {}", charter.merge.influence_cap)?;
+    text.push_str(&policy::describe(&charter.merge)?);
     writeln!(
         text,
         "  gate         a merged base's bits per byte on the open text are at most {} % above the adopted base's",
