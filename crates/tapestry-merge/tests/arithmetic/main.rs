@@ -2,7 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod golden;
+mod mergekit;
+mod outer;
 mod poison;
 mod properties;
+mod pruning;
 mod robust;
 mod robust_golden;
+mod run;

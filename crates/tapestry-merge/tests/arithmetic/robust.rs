@@ -1,52 +1,18 @@
 //! Robust methods: against naive arithmetic, and against a member that poisons.
 
+use crate::run::{Member, Model};
 use proptest::prelude::*;
-use tapestry_merge::{Block, Contributor, GRAM_BLOCK_ELEMENTS, Gram, Method, MethodError, Setting, Survey, SurveyKind};
+use tapestry_merge::{Method, MethodError};
 
-/// Whatever a method needs, done as the engine does it: contributions by name, survey in blocks, merge in rows of `row` elements.
+/// A merge of models whose tensors need no names, and of methods without a state.
 pub(crate) fn merge(
     method: &Method,
     base: &[Vec<f32>],
-    members: &[(String, f64, Vec<Vec<f32>>)],
+    members: &[Member],
     row: usize,
 ) -> Result<Vec<Vec<f64>>, MethodError> {
-    let mut members = members.to_vec();
-    members.sort_by(|a, b| a.0.cmp(&b.0));
-    let equal = members.iter().all(|member| (member.1 - members[0].1).abs() < 1e-12);
-    method.check_setting(members.len(), !base.is_empty(), equal)?;
-    let demands = method.demands();
-    let base = if demands.base { base } else { &[] };
-    let contributors: Vec<_> =
-        members.iter().map(|(name, share, _)| Contributor { name: name.clone(), share: *share }).collect();
-    let cut = |tensor: usize, range: std::ops::Range<usize>| -> (&[f32], Vec<&[f32]>) {
-        let base = base.get(tensor).map_or(&[][..], |base| &base[range.clone()]);
-        (base, members.iter().map(|(_, _, tensors)| &tensors[tensor][range.clone()]).collect())
-    };
-    let lens: Vec<usize> = members[0].2.iter().map(Vec::len).collect();
-    let ranges = |len: usize, step: usize| (0..len).step_by(step).map(move |start| start..(start + step).min(len));
-    let mut survey = Survey::default();
-    if demands.survey == SurveyKind::Grams {
-        for (tensor, len) in lens.iter().enumerate() {
-            let mut gram = Gram::zero(members.len());
-            for range in ranges(*len, GRAM_BLOCK_ELEMENTS) {
-                let (base, inputs) = cut(tensor, range);
-                gram.add(&Gram::of_block(base, &inputs));
-            }
-            survey.grams.push(gram);
-        }
-    }
-    let rule = method.rule(&Setting { tensors: &[], contributors: &contributors }, &survey)?;
-    let mut merged = vec![];
-    for (tensor, len) in lens.iter().enumerate() {
-        let mut out = vec![f64::NAN; *len];
-        for range in ranges(*len, row) {
-            let (base, inputs) = cut(tensor, range.clone());
-            let block = Block { tensor, first: range.start as u64, base, inputs: &inputs, states: &[] };
-            rule.merge(&block, &mut out[range], &mut []);
-        }
-        merged.push(out);
-    }
-    Ok(merged)
+    let num_tensors = members.first().map_or(0, |member| member.2.len());
+    Ok(Model::new(base, num_tensors).merge(method, members, row)?.tensors)
 }
 
 pub(crate) fn method(json: &str) -> Method {
@@ -54,7 +20,7 @@ pub(crate) fn method(json: &str) -> Method {
 }
 
 /// Members of equal shares, with one tensor each.
-pub(crate) fn equal_members(rows: &[Vec<f32>]) -> Vec<(String, f64, Vec<Vec<f32>>)> {
+pub(crate) fn equal_members(rows: &[Vec<f32>]) -> Vec<Member> {
     let share = 1.0 / rows.len() as f64;
     rows.iter().enumerate().map(|(i, row)| (format!("m{i:02}"), share, vec![row.clone()])).collect()
 }

@@ -23,11 +23,11 @@ struct Case {
     merged: String,
 }
 
-fn floats(hex_digits: &str) -> Vec<f32> {
+pub(crate) fn floats(hex_digits: &str) -> Vec<f32> {
     hex::decode(hex_digits).unwrap().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
-fn doubles(hex_digits: &str) -> Vec<f64> {
+pub(crate) fn doubles(hex_digits: &str) -> Vec<f64> {
     hex::decode(hex_digits).unwrap().as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect()
 }
 
