@@ -10,7 +10,8 @@ pub enum SurveyKind {
     /// The inner products of the contributions, tensor by tensor, one pass before the merge. The origin is the base
     /// where the merge has one, so that they are inner products of changes; otherwise it is zero.
     Grams,
-    /// For each tensor and contribution, the magnitude of the `k`-th largest change, `k = ceil(density * elements)`.
+    /// For each tensor and contribution, the magnitude of the `k`-th largest change, `k = density * elements` rounded down and
+    /// at least 1; zero where that is all of them. See [`Selection`](crate::Selection).
     Thresholds {
         /// The share of a tensor's elements that is kept, in (0, 1].
         density: f64,

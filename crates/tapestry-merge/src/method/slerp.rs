@@ -6,7 +6,8 @@
 //! `merged = (1 - t) a + t b`.
 //!
 //! # Source
-//! Shoemake, "Animating Rotation with Quaternion Curves", 1985; for models as `mergekit` does it, with the same bounds.
+//! Shoemake, "Animating Rotation with Quaternion Curves", 1985; for models as `mergekit` does it, with the same bounds. A tensor of zeros stands at a
+//! right angle to every other there, so that `t = 1/2` gives 0.71 of the other; here it has no direction, and the other is halved.
 //!
 //! # Limits
 //! Defined for two models only. The angle is that of the weights themselves, not of their changes to a base; a base is compared with and not used.
