@@ -8,6 +8,7 @@
 const LOWER_BITS: u32 = 16;
 const NUM_UPPER: usize = 1 << (31 - LOWER_BITS);
 const NUM_LOWER: usize = 1 << LOWER_BITS;
+const LOWER_MASK: u32 = (1 << LOWER_BITS) - 1;
 
 /// A search for the smallest of the `k` largest magnitudes of `input - base`, where `k` is the density times the number of elements,
 /// rounded down, and at least one.
@@ -124,7 +125,7 @@ impl Counts {
                 let table = &mut self.tables[0];
                 // Few are in the decisive bucket.
                 for key in keys.filter(|key| key >> LOWER_BITS == upper) {
-                    table[(key & (NUM_LOWER as u32 - 1)) as usize] += 1;
+                    table[(key & LOWER_MASK) as usize] += 1;
                 }
             }
         }
@@ -198,6 +199,7 @@ mod tests {
             let input: Vec<f32> = values.iter().map(|(small, any)| if small % 2 == 0 { *any } else { 0.5 }).collect();
             let mut sorted: Vec<f32> = base.iter().zip(&input).map(|(base, input)| (input - base).abs()).collect();
             sorted.sort_by(|a, b| b.total_cmp(a));
+            #[expect(clippy::cast_possible_truncation, reason = "rounding down is the definition")]
             let kept = ((density * sorted.len() as f64) as usize).max(1);
             let expected = if kept == sorted.len() { 0.0 } else { sorted[kept - 1] };
             prop_assert_eq!(by_passes(&base, &input, density, cut).to_bits(), expected.to_bits());

@@ -25,7 +25,7 @@ pub fn capped(raw: &[f64], cap: f64) -> Result<Vec<(f64, bool)>, WeightError> {
     }
     assert!(raw.iter().all(|raw| *raw > 0.0 && raw.is_finite()), "raw weights are above zero: {raw:?}");
     let smallest_feasible = 1.0 / num_members as f64;
-    if !(smallest_feasible <= cap * (1.0 + 1e-12)) {
+    if cap.is_nan() || smallest_feasible > cap * (1.0 + 1e-12) {
         return Err(WeightError::InfeasibleCap { cap, num_members, smallest_feasible });
     }
     // What equal shares make of a cap that is a hair below them is equal shares.
