@@ -74,18 +74,23 @@ fn merge(method: &str, count: usize) {
     });
 }
 
-/// Both passes of the search for one contribution's threshold, over values as they are in models: near to normal.
-fn selection(density: f64) {
+/// Both passes of the search for one contribution's threshold, over values as they are in models: near to normal, and in part the
+/// same as the base's, as after training in 16 bits.
+fn selection(density: f64, unchanged: f32) {
     let parts = rows(8, ROW);
-    let [base, input] = [0, 4].map(|from| -> Vec<f32> {
+    let [base, mut input] = [0, 4].map(|from| -> Vec<f32> {
         (0..ROW).map(|at| parts[from..from + 4].iter().map(|part| part[at]).sum()).collect()
     });
+    let chance = rows(9, ROW).remove(8);
+    (0..ROW).filter(|at| chance[*at] + 0.5 < unchanged).for_each(|at| input[at] = base[at]);
     let mut selection = Selection::new(ELEMENTS as u64, density);
     let mut pass = 0;
     while !selection.is_done() {
         pass += 1;
         let mut counts = selection.counts();
-        time(&format!("selection, density {density}, pass {pass}"), ROW, || counts.add(&base, &input));
+        time(&format!("selection, density {density}, {unchanged} unchanged, pass {pass}"), ROW, || {
+            counts.add(&base, &input)
+        });
         selection.absorb(&counts);
         selection.end_pass();
     }
@@ -117,7 +122,7 @@ fn main() {
         for method in ["dare", "dare-ties"] {
             merge(&format!(r#"{{"name": "{method}", "density": {density}, "seed": 7}}"#), 3);
         }
-        selection(density);
+        [0.0, 0.3, 0.9].into_iter().for_each(|unchanged| selection(density, unchanged));
     }
     for count in [2, 5, 16] {
         gram(count, ROW);
