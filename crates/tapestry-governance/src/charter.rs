@@ -87,7 +87,7 @@ pub struct MergeTerms {
     pub method: Method,
     /// How much each of them counts.
     pub weighting: Weighting,
-    /// The largest weight of one member, in (0, 1]. A cap that the accepted members cannot meet abandons the round.
+    /// The largest weight of one member, in (0, 1]. At least one over the fewest contributions that are merged, so that every merge can keep it.
     pub influence_cap: f64,
     /// A contribution that is late by `s` rounds has its weight divided by `(1 + s)` to this power; 0 counts it in full.
     pub staleness_exponent: f64,
@@ -224,11 +224,16 @@ fn check_merge(terms: &CharterTerms) -> Result<(), TermsError> {
     // A round that reaches the minimum must be one that can be merged.
     let fewest = terms.rounds.min_contributions as usize;
     let (least, most) = (demands.min_contributions, demands.max_contributions);
-    if fewest < least || terms.members.len() > most {
-        let expected = format!("from {least} to {most}, as the method `{}` needs", merge.method.name());
+    if fewest < least {
+        let expected = format!("{least} or more, as the method `{}` needs", merge.method.name());
         let found = format!("{fewest} of {} members", terms.members.len());
         return Err(TermsError::Range { term: "rounds.min_contributions", expected, found });
     }
+    if terms.members.len() > most {
+        let expected = format!("one for more than {most} contributions, as there are {} members", terms.members.len());
+        return Err(TermsError::Range { term: "merge.method", expected, found: format!("`{}`", merge.method.name()) });
+    }
+    check_cap(merge, fewest)?;
     let needs_texts = merge.weighting.needs_community_texts();
     let has_all = terms.members.keys().all(|member| merge.community_held_out.contains_key(member));
     let has_others = merge.community_held_out.keys().any(|member| !terms.members.contains_key(member));
@@ -242,6 +247,25 @@ fn check_merge(terms: &CharterTerms) -> Result<(), TermsError> {
         range("merge.community_held_out.max_tokens", 2..=10_000_000, text.max_tokens)?;
     }
     Ok(())
+}
+
+/// The cap can be kept by the smallest merge that the charter lets happen, and the method does not break it by choosing among the contributions.
+#[expect(clippy::cast_precision_loss, reason = "a number of members")]
+fn check_cap(merge: &MergeTerms, fewest: usize) -> Result<(), TermsError> {
+    let (num_counted, why) = match &merge.method {
+        Method::Krum(_) => (1, "the result of `krum` is one member's contribution"),
+        Method::MultiKrum(method) => {
+            (method.selected.unwrap_or(fewest - method.faulty - 2), "`multi-krum` selects among the contributions")
+        }
+        _ => (fewest, "a round with `rounds.min_contributions` is merged"),
+    };
+    let smallest = 1.0 / num_counted as f64;
+    // The slack of the weights themselves: 0.333333333333 means a third.
+    if smallest <= merge.influence_cap * (1.0 + 1e-12) {
+        return Ok(());
+    }
+    let expected = format!("at least {smallest}, because {why}");
+    Err(TermsError::Range { term: "merge.influence_cap", expected, found: merge.influence_cap.to_string() })
 }
 
 /// `found` must lie in `expected`; NaN lies nowhere.

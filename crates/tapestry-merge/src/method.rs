@@ -260,6 +260,16 @@ impl Method {
         }
     }
 
+    /// The same method for one round of many. A method that draws at random draws anew: its seed is the stated one plus the
+    /// round's number (modulo 2^53), or else the same elements of a contribution would be dropped for ever.
+    #[must_use]
+    pub fn in_round(mut self, round: u32) -> Self {
+        if let Self::Dare(Dare { seed, .. }) | Self::DareTies(DareTies { seed, .. }) = &mut self {
+            *seed = seed.wrapping_add(round.into()) % (1 << 53);
+        }
+        self
+    }
+
     /// Checks the parameters alone: whether the method makes sense for any number of contributions.
     ///
     /// # Errors

@@ -36,7 +36,8 @@ pub struct Coordinator {
     round: Option<Round>,
     outcomes: Vec<Outcome>,
     /// Bits per byte of the open round's base on the open text of each member's community, where the charter asks for it.
-    community: BTreeMap<MemberName, f64>,
+    /// None where it gives no finite value there.
+    community: BTreeMap<MemberName, Option<f64>>,
     /// The method's state after the last published merge.
     states: Vec<Digest>,
     /// Messages refused since the round was announced, by member.
@@ -200,7 +201,7 @@ impl Coordinator {
                     _ => None,
                 };
                 let inputs = weights.iter().filter_map(input).collect();
-                let (method, states) = (signed.document.merge.method.clone(), self.states.clone());
+                let (method, states) = (signed.document.merge.method.clone().in_round(number), self.states.clone());
                 vec![CoordinatorEffect::Merge(MergeWork { round: number, base, method, inputs, states })]
             }
             Phase::Gating { model, .. } => vec![CoordinatorEffect::MeasureMerged { round: number, model: *model }],
@@ -242,9 +243,7 @@ impl Coordinator {
                 if !is_open || self.community.contains_key(&member) {
                     return Ok(vec![]);
                 }
-                if !bpb.is_finite() {
-                    return Err(RoundError::NotFinite { what: "the base's bits per byte on a community's text" });
-                }
+                let bpb = bpb.filter(|bpb| bpb.is_finite());
                 next.push(&mut events, CoordinatorEvent::CommunityMeasured { base, member, bpb })?;
             }
             CoordinatorInput::Contribute { sender, contribution } => {
@@ -266,6 +265,10 @@ impl Coordinator {
                 next.push(&mut events, event)?;
             }
             CoordinatorInput::Merged { round, model, states } => {
+                let (_, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
+                if states.len() != signed.document.merge.method.demands().num_states {
+                    return Err(RoundError::Unexpected { what: "number of states of the method" });
+                }
                 next.push(&mut events, CoordinatorEvent::Merged { round, model, states })?;
             }
             CoordinatorInput::MergedMeasured { round, model, bpb } => {
@@ -346,7 +349,7 @@ impl Coordinator {
             let Answer::Judged(contribution, Verdict::Accepted { bpb, community_bpb, .. }) = answer else {
                 return None;
             };
-            let own = community_bpb.zip(self.community.get(member).copied());
+            let own = community_bpb.zip(self.community.get(member).copied().flatten());
             Some(Candidate {
                 member: member.clone(),
                 score_bpb: *bpb,
@@ -357,7 +360,7 @@ impl Coordinator {
             })
         };
         let candidates: Vec<_> = round.answers.iter().filter_map(candidate).collect();
-        let is_awaited = |candidate: &Candidate| candidate.community.is_none();
+        let is_awaited = |candidate: &Candidate| !self.community.contains_key(&candidate.member);
         if charter.merge.weighting.needs_community_texts() && candidates.iter().any(is_awaited) {
             // The base is still being measured on some community's text.
             return Ok(());

@@ -119,10 +119,10 @@ impl Checks {
             }
             CoordinatorEvent::MergeStarted { weights, .. } => {
                 let sum: f64 = weights.iter().map(|record| record.weight).sum();
-                require((sum - 1.0).abs() < 1e-9, || format!("the weights sum to {sum}"))?;
+                require((sum - 1.0).abs() < 1e-14, || format!("the weights sum to {sum}"))?;
                 let cap = self.charter.document.merge.influence_cap;
                 for record in weights {
-                    let is_in_bounds = record.weight > 0.0 && record.weight <= cap * (1.0 + 1e-9);
+                    let is_in_bounds = record.weight > 0.0 && record.weight <= cap * (1.0 + 1e-12);
                     require(is_in_bounds, || format!("the cap {cap} is broken: {record:?}"))?;
                     require(record.score_bpb <= record.floor_bpb, || format!("below the floor: {record:?}"))?;
                 }
@@ -229,7 +229,9 @@ impl Checks {
         if !self.open().is_ok_and(|open| open.round == work.round) {
             return Ok(());
         }
-        require(work.method == self.charter.document.merge.method, || "not the charter's method".into())?;
+        require(work.method == self.charter.document.merge.method.clone().in_round(work.round), || {
+            "not the charter's method".into()
+        })?;
         let (expected, found) = (&self.states, &work.states);
         require(expected == found, || format!("the method goes on from {found:?}, not from {expected:?}"))
     }

@@ -202,7 +202,7 @@ impl World {
                 CoordinatorInput::BaseMeasured { base: *base, bpb: find(base)?.open_bpb() }
             }
             CoordinatorEffect::MeasureCommunity { base, member } => {
-                let bpb = find(base)?.community_bpb(member);
+                let bpb = Some(find(base)?.community_bpb(member));
                 CoordinatorInput::CommunityMeasured { base: *base, member: member.clone(), bpb }
             }
             CoordinatorEffect::Screen { round, member, base, weights } => {

@@ -85,12 +85,14 @@ impl Scenario {
         let num_members = random.between(2, 5);
         let members: Vec<Member> = (0..num_members).map(|n| member(n, random)).collect();
         let coordinator_key = key(200);
+        let few = |n: u64| u32::try_from(n).expect("a few");
         let window_ms = random.between(8_000, 40_000);
-        let cap = [1.0, 1.0, 0.5, 0.34][random.index(4)];
+        let min_contributions = few(random.between(1, num_members));
+        // Often as tight as the smallest merge allows.
+        let cap = [1.0_f64, 0.5, 0.34, 0.0][random.index(4)].max(1.0 / f64::from(min_contributions));
         let quorum = num_members / 2 + 1;
         // Some charters end while their rounds run.
         let valid_ms = if random.chance(0.05) { random.between(20_000, 100_000) } else { 1_000_000_000 };
-        let few = |n: u64| u32::try_from(n).expect("a few");
         let terms = CharterTerms {
             consortium: "Simulated".into(),
             version: 1,
@@ -100,11 +102,7 @@ impl Scenario {
             quorum: few(quorum),
             base: Vector::adopted().digest(),
             open_held_out: HeldOutTerms { text: Digest::of(b"open text"), max_tokens: 100 },
-            rounds: RoundTerms {
-                num_rounds: few(random.between(1, 3)),
-                window_ms,
-                min_contributions: few(random.between(1, num_members)),
-            },
+            rounds: RoundTerms { num_rounds: few(random.between(1, 3)), window_ms, min_contributions },
             screening: ScreeningTerms { max_relative_change: 0.5, max_bpb_rise: 0.05 },
             merge: merge_terms(cap, &members, random),
             gate: GateTerms { max_bpb_rise: 0.03 },

@@ -150,12 +150,8 @@ fn risks(terms: &MergeTerms) -> Vec<&'static str> {
         ),
     }
     match &terms.method {
-        Method::Krum(_) => risks.push(
-            "the result is ONE member's contribution, the one nearest to the others: the influence cap does not bound it",
-        ),
-        Method::MultiKrum(_) => {
-            risks.push("only the selected contributions count, equally: the influence cap does not bound their weight");
-        }
+        Method::Krum(_) => risks.push("the result is ONE member's contribution, the one nearest to the others"),
+        Method::MultiKrum(_) => risks.push("only the selected contributions count, those nearest to the others"),
         Method::Median(_) | Method::TrimmedMean(_) => risks.push(
             "what few members alone have learnt is taken for an error and cut off: protection against one comes at the cost of \
              minorities",
@@ -166,9 +162,6 @@ fn risks(terms: &MergeTerms) -> Vec<&'static str> {
         Method::DiLoCo(_) | Method::FedAdam(_) | Method::FedYogi(_) => {
             risks.push("past rounds go on acting through the optimiser's state, those of members that have left included");
         }
-        Method::Dare(_) | Method::DareTies(_) => {
-            risks.push("one seed holds for all rounds: the same elements of a member's contribution are dropped in each");
-        }
         Method::TaskArithmetic(method) if method.scale > 1.0 => {
             risks.push("changes are scaled up: together the members move the base further than each of them did");
         }
@@ -177,6 +170,8 @@ fn risks(terms: &MergeTerms) -> Vec<&'static str> {
         | Method::CentredClipping(_)
         | Method::TaskArithmetic(_)
         | Method::Ties(_)
+        | Method::Dare(_)
+        | Method::DareTies(_)
         | Method::Slerp(_)
         | Method::ModelStock(_) => {}
     }

@@ -111,16 +111,18 @@ fn refused(change: impl Fn(&mut CharterTerms), expected: &str) {
 
 #[test]
 fn ways_of_merging_that_do_not_fit_are_refused() {
-    use tapestry_merge::method::{DiLoCo, Krum, Median, Ties};
+    use tapestry_merge::method::{DiLoCo, Krum, Median, Slerp, Ties};
     use tapestry_merge::weights::{CulturallyAware, DataProportional, QualityWeighted};
     let quality = Weighting::QualityWeighted(QualityWeighted { temperature: 0.05 });
     refused(
         |t| t.merge.method = Method::Ties(Ties { density: 2.0, scale: 1.0 }),
         "`density` must be above 0 and at most 1",
     );
-    refused(|t| t.merge.method = Method::Krum(Krum { faulty: 1 }), "`rounds.min_contributions` must be from 5");
+    refused(|t| t.merge.method = Method::Krum(Krum { faulty: 1 }), "`rounds.min_contributions` must be 5 or more");
     refused(|t| t.merge.weighting = Weighting::QualityWeighted(QualityWeighted { temperature: 0.0 }), "`temperature`");
     refused(|t| t.merge.weighting = Weighting::DataProportional(DataProportional {}), "capture risk");
+    refused(|t| t.merge.influence_cap = 0.4, "`merge.influence_cap` must be at least 0.5");
+    refused(|t| t.merge.method = Method::Slerp(Slerp {}), "`merge.method` must be one for more than 2 contributions");
     refused(|t| t.merge.staleness_exponent = f64::NAN, "merge.staleness_exponent");
     let median = |t: &mut CharterTerms| {
         t.merge.method = Method::Median(Median {});
@@ -142,4 +144,24 @@ fn ways_of_merging_that_do_not_fit_are_refused() {
     let charter = Charter::try_from(sound).expect("sound terms");
     let json = serde_json::to_string(&charter).expect("plain data");
     assert_eq!(serde_json::from_str::<Charter>(&json).expect("reads its own"), charter);
+}
+
+#[test]
+fn a_method_that_selects_contributions_cannot_go_round_the_cap() {
+    use tapestry_merge::method::{Krum, MultiKrum};
+    let five = |method: Method, influence_cap: f64| {
+        move |t: &mut CharterTerms| {
+            for n in 4..=5 {
+                t.members.insert(format!("m{n}").parse().expect("a name"), key(n).public());
+            }
+            (t.quorum, t.rounds.min_contributions) = (5, 5);
+            (t.merge.method, t.merge.influence_cap) = (method.clone(), influence_cap);
+        }
+    };
+    refused(five(Method::Krum(Krum { faulty: 1 }), 0.9), "at least 1, because the result of `krum` is one");
+    let two_of_five = || Method::MultiKrum(MultiKrum { faulty: 1, selected: None });
+    refused(five(two_of_five(), 0.4), "at least 0.5, because `multi-krum` selects");
+    let mut sound = terms();
+    five(two_of_five(), 0.5)(&mut sound);
+    assert!(Charter::try_from(sound).is_ok());
 }

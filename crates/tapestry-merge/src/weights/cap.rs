@@ -41,9 +41,9 @@ pub fn capped(raw: &[f64], cap: f64) -> Result<Vec<(f64, bool)>, WeightError> {
     for (num_capped, sum) in rest_sums[..num_members].iter().enumerate() {
         let left = 1.0 - num_capped as f64 * cap;
         // The largest that is left decides whether anybody who is left is above the cap.
-        if raw[order[num_capped]] / sum * left <= cap * (1.0 + 1e-12) {
+        if raw[order[num_capped]] / sum * left <= cap {
             for member in &order[num_capped..] {
-                weights[*member] = ((raw[*member] / sum * left).min(cap), false);
+                weights[*member] = (raw[*member] / sum * left, false);
             }
             return Ok(weights);
         }

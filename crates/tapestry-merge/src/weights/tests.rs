@@ -118,6 +118,39 @@ fn the_table_shows_what_counted() {
     assert!(by_quality.contains("0.500000  capped") && !by_quality.contains("own text"), "{by_quality}");
 }
 
+#[test]
+fn weights_a_hair_above_the_cap_still_sum_to_one() {
+    for hairs in 1..200 {
+        let hair = f64::from(hairs) * 5e-15;
+        let found = capped(&[0.5 + hair, 0.3, 0.2 - hair], 0.5).expect("feasible");
+        let sum: f64 = found.iter().map(|(weight, _)| weight).sum();
+        assert!((sum - 1.0).abs() < 1e-15 && found.iter().all(|(weight, _)| *weight <= 0.5), "{hair}: {found:?}");
+    }
+}
+
+#[test]
+fn nobody_is_too_late_or_too_bad_to_have_a_weight() {
+    let mut two = candidates(&[0.1, 1.9]);
+    two[1].staleness = u32::MAX;
+    let sharp = Weighting::QualityWeighted(QualityWeighted { temperature: 0.001 });
+    let bounds = Bounds { cap: 1.0, staleness_exponent: 100.0, ..BOUNDS };
+    let found = weights(sharp, &two, &bounds);
+    assert!(found[1] > 0.0 && found[0] <= 1.0, "{found:?}");
+}
+
+/// What trying every set of members to hold at the cap finds: the nearest to `raw` that keeps it.
+fn nearest_by_trying(raw: &[f64], cap: f64) -> Vec<f64> {
+    let held = |set: u32, at: usize| set & (1 << at) != 0;
+    let weights_of = |set: u32| -> Vec<f64> {
+        let left = 1.0 - f64::from(set.count_ones()) * cap;
+        let rest: f64 = (0..raw.len()).filter(|at| !held(set, *at)).map(|at| raw[at]).sum();
+        (0..raw.len()).map(|at| if held(set, at) { cap } else { raw[at] / rest * left }).collect()
+    };
+    let is_possible = |weights: &Vec<f64>| weights.iter().all(|weight| (0.0..=cap * (1.0 + 1e-9)).contains(weight));
+    let all = (0..(1_u32 << raw.len()) - 1).map(weights_of).filter(is_possible);
+    all.min_by(|a, b| divergence(a, raw).total_cmp(&divergence(b, raw))).expect("one is possible")
+}
+
 /// The relative entropy of `weights` to `raw`, which water-filling minimises.
 fn divergence(weights: &[f64], raw: &[f64]) -> f64 {
     let sum: f64 = raw.iter().sum();
@@ -135,7 +168,7 @@ proptest! {
         let cap = smallest + slack * (1.0 - smallest);
         let found = capped(&raw, cap).expect("feasible");
         let weights: Vec<f64> = found.iter().map(|(weight, _)| *weight).collect();
-        prop_assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-14, "{weights:?}");
+        prop_assert!((weights.iter().sum::<f64>() - 1.0).abs() < 2e-15, "{weights:?}");
         prop_assert!(weights.iter().all(|weight| *weight > 0.0 && *weight <= cap * (1.0 + 1e-12)));
         let free: Vec<usize> = (0..raw.len()).filter(|i| !found[*i].1).collect();
         for pair in free.windows(2) {
@@ -146,6 +179,20 @@ proptest! {
         let least_held = (0..raw.len()).filter(|i| found[*i].1).map(|i| raw[i]).fold(f64::INFINITY, f64::min);
         prop_assert!(found.iter().all(|(weight, is_held)| !is_held || (weight / cap - 1.0).abs() < 1e-12));
         prop_assert!(free.iter().all(|i| raw[*i] <= least_held));
+    }
+
+    #[test]
+    fn trying_every_set_of_held_members_finds_the_same(
+        logs in proptest::collection::vec(-4.0f64..4.0, 1..8),
+        slack in 0.01f64..1.0,
+    ) {
+        let raw: Vec<f64> = logs.iter().map(|log| log.exp()).collect();
+        let smallest = 1.0 / raw.len() as f64;
+        let cap = smallest + slack * (1.0 - smallest);
+        let found = capped(&raw, cap).expect("feasible");
+        for ((weight, _), expected) in found.iter().zip(nearest_by_trying(&raw, cap)) {
+            prop_assert!((weight - expected).abs() < 1e-9, "{found:?} {expected}");
+        }
     }
 
     #[test]

@@ -27,8 +27,8 @@ pub enum CoordinatorInput {
         base: Digest,
         /// The member.
         member: MemberName,
-        /// Bits per byte.
-        bpb: f64,
+        /// Bits per byte; none where the model gives no finite value.
+        bpb: Option<f64>,
     },
     /// A member contributes. All chunks of its weights are in the store.
     Contribute {
@@ -95,8 +95,8 @@ pub enum CoordinatorEvent {
         base: Digest,
         /// The member.
         member: MemberName,
-        /// Bits per byte.
-        bpb: f64,
+        /// Bits per byte; none where the model gives no finite value. Contributions of the member can then not be weighed.
+        bpb: Option<f64>,
     },
     /// A round is open.
     RoundAnnounced {

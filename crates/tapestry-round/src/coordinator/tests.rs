@@ -254,18 +254,6 @@ fn too_few_contributions_abandon_the_round_and_the_base_stays() {
 }
 
 #[test]
-fn a_cap_that_the_members_cannot_meet_abandons_the_round() {
-    let mut run = Run::new(|terms| terms.merge.influence_cap = 0.4);
-    for (name, n) in [("france", 1), ("china", 2)] {
-        run.contribute(10, name, n).expect("taken");
-        run.screened(10, name, 0.01, Some(1.0)).expect("taken");
-    }
-    run.input(WINDOW, CoordinatorInput::Tick).expect("ticks");
-    let RoundResult::Abandoned { reason } = &run.last().result else { panic!("not abandoned") };
-    assert!(reason.contains("influence cap of 0.4"), "{reason}");
-}
-
-#[test]
 fn the_gate_holds_a_merged_base_that_is_worse_than_agreed() {
     let mut run = Run::new(|_| {});
     run.all_contribute(10);
@@ -385,15 +373,18 @@ fn the_method_goes_on_from_the_state_of_the_last_published_merge() {
     merge(&mut run, 40, third, 0.97);
 }
 
+/// A charter that weighs members by texts of their own.
+fn by_community(terms: &mut CharterTerms) {
+    use tapestry_merge::weights::{CulturallyAware, Weighting};
+    let text = HeldOutTerms { text: Digest::of(b"own"), max_tokens: 100 };
+    terms.merge.community_held_out = terms.members.keys().map(|member| (member.clone(), text.clone())).collect();
+    terms.merge.weighting = Weighting::CulturallyAware(CulturallyAware { temperature: 0.05, community_share: 1.0 });
+    terms.merge.influence_cap = 0.9;
+}
+
 #[test]
 fn culturally_aware_weighting_waits_for_the_base_on_each_communitys_text() {
-    use tapestry_merge::weights::{CulturallyAware, Weighting};
-    let mut run = Run::new(|terms| {
-        let text = HeldOutTerms { text: Digest::of(b"own"), max_tokens: 100 };
-        terms.merge.community_held_out = terms.members.keys().map(|member| (member.clone(), text.clone())).collect();
-        terms.merge.weighting = Weighting::CulturallyAware(CulturallyAware { temperature: 0.05, community_share: 1.0 });
-        terms.merge.influence_cap = 0.9;
-    });
+    let mut run = Run::new(by_community);
     let base = run.state.base().expect("a base");
     let texts = ["china", "france", "iran"].map(|name| name.parse::<MemberName>().expect("a name"));
     let measure = texts.clone().map(|member| CoordinatorEffect::MeasureCommunity { base, member });
@@ -406,7 +397,7 @@ fn culturally_aware_weighting_waits_for_the_base_on_each_communitys_text() {
     }
     assert_eq!(run.state.pending(), measure, "all are judged, and the base is not measured yet");
     for member in texts {
-        run.input(2, CoordinatorInput::CommunityMeasured { base, member, bpb: 2.0 }).expect("taken");
+        run.input(2, CoordinatorInput::CommunityMeasured { base, member, bpb: Some(2.0) }).expect("taken");
     }
     let pending = run.state.pending();
     let [CoordinatorEffect::Merge(work)] = &pending[..] else { panic!("{pending:?}") };
@@ -414,4 +405,46 @@ fn culturally_aware_weighting_waits_for_the_base_on_each_communitys_text() {
     let members: Vec<_> = work.inputs.iter().map(|input| input.member.as_str()).collect();
     assert_eq!(members, ["china", "france"]);
     assert!((work.inputs[0].share / work.inputs[1].share - 2f64.exp()).abs() < 1e-9, "{:?}", work.inputs);
+}
+
+#[test]
+fn a_base_without_a_finite_value_on_a_communitys_text_ends_the_round_with_the_members_name() {
+    let mut run = Run::new(by_community);
+    let base = run.state.base().expect("a base");
+    for (name, n) in [("france", 1), ("china", 2), ("iran", 3)] {
+        run.contribute(1, name, n).expect("taken");
+        let screening = Screening::Measured { relative_change: 0.01, bpb: Some(1.0), community_bpb: Some(1.5) };
+        let (round, member) = (run.number(), name.parse().expect("a name"));
+        run.input(1, CoordinatorInput::Screened { round, member, screening }).expect("taken");
+    }
+    for (name, bpb) in [("france", Some(2.0)), ("china", Some(f64::NAN)), ("iran", Some(2.0))] {
+        let member = name.parse().expect("a name");
+        run.input(2, CoordinatorInput::CommunityMeasured { base, member, bpb }).expect("taken");
+    }
+    let RoundResult::Abandoned { reason } = &run.last().result else { panic!("not abandoned") };
+    assert!(reason.contains("member china has no score"), "{reason}");
+    assert_eq!(run.number(), 2, "the next round opens");
+}
+
+#[test]
+fn a_merge_brings_as_many_states_as_its_method_keeps() {
+    let mut run = Run::new(|_| {});
+    run.all_contribute(10);
+    let (round, model) = (run.number(), Digest::of(b"merged"));
+    let input = CoordinatorInput::Merged { round, model, states: vec![Digest::of(b"momentum")] };
+    assert!(matches!(run.input(20, input), Err(RoundError::Unexpected { .. })));
+    run.input(20, CoordinatorInput::Merged { round, model, states: vec![] }).expect("taken");
+}
+
+#[test]
+fn a_method_that_draws_draws_anew_in_each_round() {
+    use tapestry_merge::{Method, method::Dare};
+    let mut run = Run::new(|terms| terms.merge.method = Method::Dare(Dare { density: 0.5, seed: 7, scale: 1.0 }));
+    for round in 1..=2 {
+        run.all_contribute(10);
+        let pending = run.state.pending();
+        let [CoordinatorEffect::Merge(work)] = &pending[..] else { panic!("{pending:?}") };
+        assert_eq!(work.method, Method::Dare(Dare { density: 0.5, seed: 7 + round, scale: 1.0 }));
+        run.merge(20, 0.99);
+    }
 }

@@ -36,8 +36,9 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
                 read_open_text(blobs, terms).await.with_context(|| format!("the open text of {member}'s community"))?;
             let working =
                 shared.reporter.start("measure", format!("base on the open text of {member}'s community"), "tokens");
-            let bpb = measure_model(blobs, &manifest, text, terms.max_tokens as usize, working).await?;
-            Ok(CoordinatorInput::CommunityMeasured { base, member, bpb: bpb.bpb() })
+            // A base that gives no finite value there ends the round, not the coordinator.
+            let measured = measure_model(blobs, &manifest, text, terms.max_tokens as usize, working).await;
+            Ok(CoordinatorInput::CommunityMeasured { base, member, bpb: measured.ok().map(|measured| measured.bpb()) })
         }
         CoordinatorEffect::Screen { round, member, base, weights } => {
             let base: ModelManifest = blobs.get_json(base).await?;
@@ -125,7 +126,8 @@ pub(crate) fn describe(event: &CoordinatorEvent) -> String {
             format!("adopted base {}: {bpb:.4} bits per byte on the open text", base.short())
         }
         CoordinatorEvent::CommunityMeasured { base, member, bpb } => {
-            format!("base {} on the open text of {member}'s community: {bpb:.4} bits per byte", base.short())
+            let found = bpb.map_or("no finite number of".into(), |bpb| format!("{bpb:.4}"));
+            format!("base {} on the open text of {member}'s community: {found} bits per byte", base.short())
         }
         CoordinatorEvent::RoundAnnounced { announcement: a } => {
             format!("round {} announced, open until {}", a.round, a.closes_at)
