@@ -151,19 +151,4 @@ mod tests {
             assert!(all[i + 1..].iter().all(|b| a != b));
         }
     }
-
-    #[test]
-    #[ignore = "a measurement: cargo test --release -p tapestry-merge -- --ignored --nocapture draws_per_second"]
-    #[expect(clippy::print_stdout, reason = "a measurement")]
-    fn draws_per_second() {
-        let (draws, mut row) = (Draws::new(7, &["hospital", "layers.0"]), vec![0; 4096]);
-        let fastest = (0..200).map(|_| {
-            let start = std::time::Instant::now();
-            for first in 0..100 {
-                draws.fill(first * 4096, std::hint::black_box(&mut row));
-            }
-            start.elapsed().as_secs_f64()
-        });
-        println!("{:.0} M draws/s", 100.0 * 4096.0 / fastest.fold(f64::INFINITY, f64::min) / 1e6);
-    }
 }
