@@ -1,8 +1,8 @@
 //! Weights read and written piece by piece: memory does not depend on the size of the model.
 
 use crate::blocking::wait;
-use crate::verified::VerifiedChunks;
 use crate::stream::{BlobWriter, CHUNK_LEN};
+use crate::verified::VerifiedChunks;
 use crate::{BlobStore, StoreError};
 use bytes::{Bytes, BytesMut};
 use std::sync::{Arc, Mutex, PoisonError};
