@@ -128,7 +128,7 @@ impl Models {
     /// Bytes of base and contributions, which a survey reads.
     fn input_bytes(&self) -> u64 {
         let models = self.base.iter().chain(&self.contributions);
-        models.flat_map(|model| TensorSource::tensors(model)).filter_map(tapestry_core::TensorSpec::size_bytes).sum()
+        models.flat_map(TensorSource::tensors).filter_map(tapestry_core::TensorSpec::size_bytes).sum()
     }
 
     fn request<'a>(&'a self, recipe: &'a Recipe) -> Request<'a> {

@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn the_parts_hashes_make_the_hash_of_the_file() {
         const PART: usize = 4096;
-        let content: Vec<u8> = (0..PART * 9).map(|i| (i * i % 251) as u8).collect();
+        let content: Vec<u8> = (0..PART * 9).map(|i| u8::try_from(i * i % 251).expect("below 251")).collect();
         for len in [PART + 1, 2 * PART, 2 * PART + 1, 3 * PART, 5 * PART - 7, 8 * PART, 8 * PART + 1, 9 * PART] {
             let content = &content[..len];
             let parts: Vec<_> =

@@ -162,6 +162,7 @@ pub enum NodeInput {
 }
 
 /// What a node's log says.
+#[expect(clippy::large_enum_variant, reason = "one event of a log holds the charter; few are in memory at a time")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum NodeEvent {
