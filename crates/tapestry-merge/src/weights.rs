@@ -236,8 +236,9 @@ impl Weighting {
             Self::CulturallyAware(weighting) => weighting.raw(candidates)?,
         };
         let sum: f64 = raw.iter().sum();
-        let discount =
-            |candidate: &Candidate| (1.0 + f64::from(candidate.staleness)).powf(-bounds.staleness_exponent).max(LEAST);
+        let discount = |candidate: &Candidate| {
+            libm::pow(1.0 + f64::from(candidate.staleness), -bounds.staleness_exponent).max(LEAST)
+        };
         let discounted: Vec<f64> =
             raw.iter().zip(candidates).map(|(raw, candidate)| raw * discount(candidate)).collect();
         let weights = capped(&discounted, bounds.cap)?;
@@ -271,7 +272,7 @@ const LEAST: f64 = 1e-100;
 /// `exp(gain / temperature)`, divided by the largest of them so that nothing overflows.
 fn softmax(gains: &[f64], temperature: f64) -> Vec<f64> {
     let largest = gains.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    gains.iter().map(|gain| ((gain - largest) / temperature).exp().max(LEAST)).collect()
+    gains.iter().map(|gain| libm::exp((gain - largest) / temperature).max(LEAST)).collect()
 }
 
 /// A temperature that orders without ruling: 0 would give all to the best.

@@ -100,7 +100,9 @@ impl Driver {
         for event in &events {
             self.reporter.say(describe(event));
         }
-        self.role.record(events).await
+        self.role.record(events).await?;
+        self.clean_work();
+        Ok(())
     }
 
     /// Asks the coordinator where the loop is. A coordinator that breaks the charter stops this node.

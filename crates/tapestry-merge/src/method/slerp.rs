@@ -47,8 +47,9 @@ fn coefficients(gram: &Gram, t: f64) -> Coefficients {
     let inputs = if cosine.abs() > MAX_COSINE {
         vec![1.0 - t, t]
     } else {
-        let theta = cosine.acos();
-        vec![((1.0 - t) * theta).sin() / theta.sin(), (t * theta).sin() / theta.sin()]
+        // Not the system's functions, whose last bit differs from machine to machine.
+        let theta = libm::acos(cosine);
+        vec![libm::sin((1.0 - t) * theta) / libm::sin(theta), libm::sin(t * theta) / libm::sin(theta)]
     };
     Coefficients { base: 0.0, inputs }
 }

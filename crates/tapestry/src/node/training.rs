@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use tapestry_core::{Digest, ModelManifest, format_duration};
 use tapestry_round::TrainingMetrics;
-use tapestry_round::node::{ContributedCpt, SovereignModel};
+use tapestry_round::node::{ContributedCpt, NodeEffect, SovereignModel};
 use tapestry_train::{CptJob, EXIT_INTERRUPTED, EXIT_UNUSABLE, TRAINER_CONTRACT, TrainingRecord, read_metrics};
 
 /// How often the node looks how far its trainer is.
@@ -18,6 +18,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The wait before a trainer that was interrupted is started again; doubled each time, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(300);
+
+/// The folder of the Sovereign Model's training, in `work/`.
+const SOVEREIGN_WORK: &str = "sovereign";
+
+/// The folder of a round's training, in `work/`.
+fn work_of(round: u32) -> String {
+    format!("round-{round}")
+}
 
 /// Checks that the texts are there and readable before anything long begins.
 pub(super) fn check_texts(home: &Home, settings: &NodeSettings) -> Result<()> {
@@ -37,27 +45,40 @@ impl Driver {
         let mut training = self.settings.contributed_cpt.clone();
         // Another round sees other windows.
         training.seed = training.seed.wrapping_add(u64::from(round));
-        let name = format!("round-{round}");
+        let name = work_of(round);
         let (out, record) = self.train(&name, &texts, &training, base, &format!("round {round}")).await?;
         let (weights, manifest) = self.blobs.import_weights(&out).await?;
         let base: ModelManifest = self.blobs.get_json(base).await?;
         manifest.check_matches(&base.weights).context("the trainer gave back other tensors than it was given")?;
-        self.remove_work(&name);
         Ok(ContributedCpt::from_training(weights, metrics(&record)))
     }
 
     /// Trains on the private texts. What comes out stays on this node.
     pub(super) async fn private_cpt(&self, base: Digest) -> Result<(SovereignModel, TrainingMetrics)> {
         let texts = self.settings.texts.private.clone();
-        let (out, record) = self.train("sovereign", &texts, &self.settings.private_cpt, base, "Private CPT").await?;
+        let (out, record) = self.train(SOVEREIGN_WORK, &texts, &self.settings.private_cpt, base, "Private CPT").await?;
         let (model, _) = self.blobs.import_model(&out).await?;
-        self.remove_work("sovereign");
         Ok((SovereignModel::new(base, model), metrics(&record)))
     }
 
-    fn remove_work(&self, name: &str) {
-        // Only space is lost when this fails.
-        let _ = fs::remove_dir_all(self.home.work_dir().join(name));
+    /// Removes the folders of training that nothing waits for any more. Only after the log says that their results are durable: a node that
+    /// dies while it removes one must not find half of it and take that for a job.
+    pub(super) fn clean_work(&self) {
+        let pending = self.role.state().pending();
+        let is_needed = |name: &str| {
+            pending.iter().any(|effect| match effect {
+                NodeEffect::Train { round, .. } => name == work_of(*round),
+                NodeEffect::BuildSovereign { .. } => name == SOVEREIGN_WORK,
+                _ => false,
+            })
+        };
+        let Ok(entries) = fs::read_dir(self.home.work_dir()) else { return };
+        for entry in entries.flatten() {
+            if !entry.file_name().to_str().is_some_and(is_needed) {
+                // Only space is lost when this fails.
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
     }
 
     /// Runs one job to its end. A job that was interrupted goes on from its last checkpoint.
