@@ -76,12 +76,12 @@ pub enum RecipeError {
         found: String,
     },
     /// The method's parameters make no sense.
-    #[error("{path}: {source}")]
+    #[error("{path}: {reason}")]
     Method {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: MethodError,
+        reason: MethodError,
     },
 }
 
@@ -144,7 +144,7 @@ impl Recipe {
         let syntax = |reason: String| RecipeError::Syntax { path: path.to_path_buf(), reason };
         let typed: Typed = serde_saphyr::from_str(text).map_err(|e| syntax(e.to_string()))?;
         let method = parse_method(&typed.method, typed.parameters).map_err(syntax)?;
-        method.check().map_err(|source| RecipeError::Method { path: path.to_path_buf(), source })?;
+        method.check().map_err(|reason| RecipeError::Method { path: path.to_path_buf(), reason })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let num = typed.contributions.len();
         if num == 0 || num > MAX_CONTRIBUTIONS {

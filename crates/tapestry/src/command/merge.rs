@@ -102,12 +102,13 @@ impl Bar {
     }
 }
 
+/// Bytes for people: in GB, MB or kB (powers of ten).
 #[expect(clippy::cast_precision_loss, reason = "a number for people")]
-fn gigabytes(bytes: u64) -> String {
-    if bytes >= 1_000_000_000 {
-        format!("{:.2} GB", bytes as f64 / 1e9)
-    } else {
-        format!("{:.1} MB", bytes as f64 / 1e6)
+fn in_bytes(bytes: u64) -> String {
+    match bytes {
+        1_000_000_000.. => format!("{:.2} GB", bytes as f64 / 1e9),
+        1_000_000.. => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} kB", bytes as f64 / 1e3),
     }
 }
 
@@ -130,10 +131,10 @@ fn describe_plan(recipe: &Recipe, plan: &Plan) -> String {
         describe_contributions(&plan.contributions),
         plan.num_tensors,
         plan.num_elements,
-        gigabytes(plan.input_bytes),
-        gigabytes(plan.output_bytes),
+        in_bytes(plan.input_bytes),
+        in_bytes(plan.output_bytes),
         recipe.output.display(),
-        gigabytes(plan.memory_bytes),
+        in_bytes(plan.memory_bytes),
         plan.num_threads,
         format_duration(plan.estimate),
     )
@@ -142,14 +143,14 @@ fn describe_plan(recipe: &Recipe, plan: &Plan) -> String {
 fn describe_report(recipe: &Recipe, report: &FolderReport) -> String {
     let resumed = match report.weights.resumed_bytes {
         0 => String::new(),
-        bytes => format!(" ({} of it from the run before)", gigabytes(bytes)),
+        bytes => format!(" ({} of it from the run before)", in_bytes(bytes)),
     };
     format!(
         "{}merged by {} into {}: {}{resumed}\nmodel.safetensors has BLAKE3 {}\n",
         describe_contributions(&report.contributions),
         report.method.name(),
         recipe.output.display(),
-        gigabytes(report.weights.size_bytes),
+        in_bytes(report.weights.size_bytes),
         report.weights.blake3,
     )
 }
