@@ -35,7 +35,8 @@ fn real_base() -> Result<()> {
         println!("xtask: base: left out, because {BASE} is not in the cache; `cargo demo` fetches it");
         return Ok(());
     };
-    let arguments = ["test", "--release", "--locked", "-p", "tapestry-model", "--test", "model", "--", "--ignored"];
+    // The whole workspace's features, although one crate has this test: with its own alone, Burn would be compiled anew.
+    let arguments = ["test", "--release", "--locked", "--workspace", "--test", "model", "--", "--ignored"];
     step(cargo().args(arguments).env("TAPESTRY_BASE_GGUF", gguf))
 }
 
