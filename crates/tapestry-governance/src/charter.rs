@@ -67,6 +67,9 @@ pub struct RoundTerms {
     pub window_ms: u64,
     /// A round with fewer accepted contributions than this is abandoned and the base stays.
     pub min_contributions: u32,
+    /// By how many rounds a contribution may be late and still count, in a later round and discounted by `merge.staleness_exponent`.
+    /// 0: a round takes what was trained for it, and nothing else.
+    pub late_rounds: u32,
 }
 
 /// What a contribution must satisfy, beyond being well-formed and finite.
@@ -154,7 +157,7 @@ pub enum TermsError {
 pub struct Charter(CharterTerms);
 
 impl Document for Charter {
-    const DOMAIN: &'static str = "charter/2";
+    const DOMAIN: &'static str = "charter/3";
 }
 
 impl Deref for Charter {
@@ -185,6 +188,7 @@ impl TryFrom<CharterTerms> for Charter {
         range("rounds.num_rounds", 1..=100_000, terms.rounds.num_rounds)?;
         range("rounds.window_ms", 1_000..=31_536_000_000, terms.rounds.window_ms)?;
         range("rounds.min_contributions", 1..=num_members, terms.rounds.min_contributions)?;
+        range("rounds.late_rounds", 0..=1000, terms.rounds.late_rounds)?;
         range("screening.max_relative_change", 0.0..=1000.0, terms.screening.max_relative_change)?;
         range("screening.max_bpb_rise", 0.0..=1000.0, terms.screening.max_bpb_rise)?;
         range("gate.max_bpb_rise", 0.0..=1000.0, terms.gate.max_bpb_rise)?;

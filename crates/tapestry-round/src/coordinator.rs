@@ -11,14 +11,15 @@
 //! | `Merged` | the gate is measured | the gate is measured again |
 //! | `Ended` | the new base is shown to anyone | the next round opens |
 
+mod answers;
 mod event;
 mod judging;
 #[cfg(test)]
 mod tests;
 
-pub use event::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput, MergeInput, MergeWork};
+pub use event::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput, LateContribution, MergeInput, MergeWork};
 
-use crate::{Announcement, Contribution, Decline, Outcome, RoundError, RoundResult, Verdict};
+use crate::{Announcement, Attendance, Contribution, Outcome, RoundError, RoundResult, Verdict};
 use std::collections::BTreeMap;
 use tapestry_core::{Digest, MemberName, PublicKey, Signed, Timestamp};
 use tapestry_governance::Charter;
@@ -42,6 +43,12 @@ pub struct Coordinator {
     states: Vec<Digest>,
     /// Messages refused since the round was announced, by member.
     num_refused: BTreeMap<MemberName, u32>,
+    /// Late contributions that wait for the next round.
+    late: BTreeMap<MemberName, Signed<Contribution>>,
+    /// The newest contribution that was taken of each member.
+    taken: BTreeMap<MemberName, Contribution>,
+    /// Who has left or come back, last.
+    attendances: BTreeMap<MemberName, Attendance>,
 }
 
 /// An open round.
@@ -62,7 +69,7 @@ pub enum Answer {
     Received(Box<Signed<Contribution>>),
     /// Received and judged.
     Judged(Box<Signed<Contribution>>, Verdict),
-    /// Declined, or missing when the window closed.
+    /// Declined, away, or missing when the window closed.
     Absent(Verdict),
 }
 
@@ -112,6 +119,9 @@ impl Coordinator {
             community: BTreeMap::new(),
             states: vec![],
             num_refused: BTreeMap::new(),
+            late: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            attendances: BTreeMap::new(),
         }
     }
 
@@ -143,6 +153,12 @@ impl Coordinator {
     #[must_use]
     pub fn outcomes(&self) -> &[Outcome] {
         &self.outcomes
+    }
+
+    /// Late contributions that wait for the next round, by member.
+    #[must_use]
+    pub const fn late(&self) -> &BTreeMap<MemberName, Signed<Contribution>> {
+        &self.late
     }
 
     /// How many events were applied: the version of the state.
@@ -184,7 +200,7 @@ impl Coordinator {
                     Answer::Received(contribution) => Some(CoordinatorEffect::Screen {
                         round: number,
                         member: member.clone(),
-                        base,
+                        base: contribution.document.base,
                         weights: contribution.document.weights,
                     }),
                     _ => None,
@@ -247,10 +263,8 @@ impl Coordinator {
                 next.push(&mut events, CoordinatorEvent::CommunityMeasured { base, member, bpb })?;
             }
             CoordinatorInput::Contribute { sender, contribution } => {
-                if !self.check_contribution(now, sender, &contribution)? {
-                    return Ok(vec![]);
-                }
-                next.push(&mut events, CoordinatorEvent::ContributionReceived { contribution })?;
+                let Some(event) = self.check_contribution(now, sender, contribution)? else { return Ok(vec![]) };
+                next.push(&mut events, event)?;
             }
             CoordinatorInput::Decline { sender, decline } => {
                 if !self.check_decline(now, sender, &decline)? {
@@ -258,10 +272,16 @@ impl Coordinator {
                 }
                 next.push(&mut events, CoordinatorEvent::Declined { decline })?;
             }
-            CoordinatorInput::Screened { round, member, screening } => {
+            CoordinatorInput::Attend { sender, attendance } => {
+                if !self.check_attendance(sender, &attendance)? {
+                    return Ok(vec![]);
+                }
+                next.push(&mut events, CoordinatorEvent::Attended { attendance })?;
+            }
+            CoordinatorInput::Screened { round, member, weights, screening } => {
                 let screening = screening.finite();
-                let verdict = self.judge(round, &member, &screening)?;
-                let event = CoordinatorEvent::ContributionScreened { round, member, screening, verdict };
+                let verdict = self.judge(round, &member, weights, &screening)?;
+                let event = CoordinatorEvent::ContributionScreened { round, member, weights, screening, verdict };
                 next.push(&mut events, event)?;
             }
             CoordinatorInput::Merged { round, model, states } => {
@@ -280,18 +300,6 @@ impl Coordinator {
         }
         next.advance(now, &mut events)?;
         Ok(events)
-    }
-
-    /// What is recorded when a message of `sender` was not taken; nothing more once a member has made
-    /// [`Coordinator::MAX_REFUSALS`] of them in a round, so that it cannot fill the log.
-    #[must_use]
-    pub fn refusal(&self, sender: &MemberName, error: &RoundError) -> Option<CoordinatorEvent> {
-        if self.num_refused.get(sender).is_some_and(|n| *n >= Self::MAX_REFUSALS) {
-            return None;
-        }
-        let round = self.round.as_ref().map_or(0, |round| round.announcement.round);
-        let reason = error.to_string();
-        Some(CoordinatorEvent::MessageRefused { round, member: sender.clone(), reason })
     }
 
     /// Takes every step that follows by itself: opening a round, closing the window, starting the merge.
@@ -327,7 +335,8 @@ impl Coordinator {
             let absent: Vec<_> =
                 charter.members.keys().filter(|member| !round.answers.contains_key(*member)).cloned().collect();
             for member in absent {
-                self.push(events, CoordinatorEvent::Missing { round: number, member })?;
+                let reason = format!("no answer by {closes_at}, when the window closed (charter: rounds.window_ms)");
+                self.push(events, CoordinatorEvent::Missing { round: number, member, reason })?;
             }
         }
         self.start_merge_if_all_judged(charter, number, events)
@@ -356,7 +365,7 @@ impl Coordinator {
                 base_bpb,
                 community: own.map(|(score_bpb, base_bpb)| CommunityScore { score_bpb, base_bpb }),
                 num_tokens: contribution.document.metrics.num_tokens,
-                staleness: 0,
+                staleness: number - contribution.document.round.min(number),
             })
         };
         let candidates: Vec<_> = round.answers.iter().filter_map(candidate).collect();
@@ -393,71 +402,6 @@ impl Coordinator {
         self.measured.get(&base).copied().unwrap_or(0.0) * (1.0 + charter.screening.max_bpb_rise)
     }
 
-    /// `true` where the contribution is new, `false` where it was received before.
-    fn check_contribution(
-        &self,
-        now: Timestamp,
-        sender: PublicKey,
-        signed: &Signed<Contribution>,
-    ) -> Result<bool, RoundError> {
-        let contribution = &signed.document;
-        let round = self.check_message(sender, &contribution.member, contribution.charter, contribution.round)?;
-        signed.verify_by(&sender)?;
-        let (number, expected) = (round.announcement.round, round.announcement.base);
-        if contribution.base != expected {
-            return Err(RoundError::OtherBase { round: number, expected, found: contribution.base });
-        }
-        match round.answers.get(&contribution.member) {
-            Some(Answer::Received(known) | Answer::Judged(known, _)) if known.document == *contribution => Ok(false),
-            Some(Answer::Absent(Verdict::Missing)) => Err(RoundError::Late { round: number }),
-            Some(_) => Err(RoundError::AlreadyAnswered { member: contribution.member.clone(), round: number }),
-            None if round.is_open(now) => Ok(true),
-            None => Err(RoundError::Late { round: number }),
-        }
-    }
-
-    /// `true` where the answer is new, `false` where it was received before.
-    fn check_decline(&self, now: Timestamp, sender: PublicKey, signed: &Signed<Decline>) -> Result<bool, RoundError> {
-        let decline = &signed.document;
-        let round = self.check_message(sender, &decline.member, decline.charter, decline.round)?;
-        signed.verify_by(&sender)?;
-        let (found, limit) = (decline.reason.len(), Decline::MAX_REASON_BYTES);
-        if found > limit {
-            return Err(RoundError::TooLong { field: "reason", found, limit });
-        }
-        let number = round.announcement.round;
-        match round.answers.get(&decline.member) {
-            Some(Answer::Absent(Verdict::Declined { reason })) if *reason == decline.reason => Ok(false),
-            Some(Answer::Absent(Verdict::Missing)) => Err(RoundError::Late { round: number }),
-            Some(_) => Err(RoundError::AlreadyAnswered { member: decline.member.clone(), round: number }),
-            None if round.is_open(now) => Ok(true),
-            None => Err(RoundError::Late { round: number }),
-        }
-    }
-
-    /// The open round, if `sender` may speak for `member` in it.
-    fn check_message(
-        &self,
-        sender: PublicKey,
-        member: &MemberName,
-        charter_digest: Digest,
-        number: u32,
-    ) -> Result<&Round, RoundError> {
-        let (expected, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
-        let name = signed.document.member_of(sender)?;
-        if name != member {
-            return Err(RoundError::OtherMember { sender: name.clone(), found: member.clone() });
-        }
-        if charter_digest != *expected {
-            return Err(RoundError::OtherCharter { expected: *expected, found: charter_digest });
-        }
-        let round = self.round.as_ref().ok_or(RoundError::NoRound)?;
-        if number != round.announcement.round {
-            return Err(RoundError::OtherRound { expected: round.announcement.round, found: number });
-        }
-        Ok(round)
-    }
-
     fn push(&mut self, events: &mut Vec<CoordinatorEvent>, event: CoordinatorEvent) -> Result<(), RoundError> {
         self.apply(&event)?;
         events.push(event);
@@ -479,8 +423,11 @@ impl Coordinator {
                 self.measured.insert(*base, *bpb);
             }
             CoordinatorEvent::RoundAnnounced { announcement } => {
-                let (answers, phase) = (BTreeMap::new(), Phase::Collecting);
-                self.round = Some(Round { announcement: announcement.clone(), answers, phase });
+                let absent = self.away().map(|a| (a.member.clone(), Answer::away(a)));
+                let mut answers: BTreeMap<_, _> = absent.collect();
+                let late = std::mem::take(&mut self.late).into_iter();
+                answers.extend(late.map(|(member, late)| (member, Answer::Received(Box::new(late)))));
+                self.round = Some(Round { announcement: announcement.clone(), answers, phase: Phase::Collecting });
                 self.num_refused.clear();
                 self.community.clear();
             }
@@ -490,14 +437,27 @@ impl Coordinator {
             CoordinatorEvent::ContributionReceived { contribution } => {
                 let member = contribution.document.member.clone();
                 let answer = Answer::Received(Box::new(contribution.clone()));
-                self.round.as_mut().ok_or(unexpected)?.answers.insert(member, answer);
+                self.round.as_mut().ok_or(unexpected)?.answers.insert(member.clone(), answer);
+                self.taken.insert(member, contribution.document.clone());
             }
+            CoordinatorEvent::Late { taken: Some(LateContribution { into, contribution }), member, .. } => {
+                self.taken.insert(member.clone(), contribution.document.clone());
+                match &mut self.round {
+                    Some(round) if round.announcement.round == *into => {
+                        round.answers.insert(member.clone(), Answer::Received(Box::new(contribution.clone())));
+                    }
+                    _ => {
+                        self.late.insert(member.clone(), contribution.clone());
+                    }
+                }
+            }
+            CoordinatorEvent::Attended { attendance } => self.apply_attendance(&attendance.document),
             CoordinatorEvent::ContributionScreened { member, verdict, .. } => {
                 let answers = &mut self.round.as_mut().ok_or(RoundError::NoRound)?.answers;
                 let Some(Answer::Received(contribution)) = answers.get(member).cloned() else { return Err(unexpected) };
                 answers.insert(member.clone(), Answer::Judged(contribution, verdict.clone()));
             }
-            CoordinatorEvent::MessageRefused { member, .. } => {
+            CoordinatorEvent::MessageRefused { member, .. } | CoordinatorEvent::Late { taken: None, member, .. } => {
                 *self.num_refused.entry(member.clone()).or_default() += 1;
             }
             CoordinatorEvent::Declined { decline } => {

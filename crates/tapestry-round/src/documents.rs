@@ -92,6 +92,26 @@ impl Decline {
     pub const MAX_REASON_BYTES: usize = 1000;
 }
 
+/// A member leaves for a while, or comes back. Needs nobody's permission; rounds do not wait for a member that is away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attendance {
+    /// The charter.
+    pub charter: Digest,
+    /// The member.
+    pub member: MemberName,
+    /// Grows with each of the member's attendances, so that an old one cannot be replayed; from 1.
+    pub number: u64,
+    /// Whether the member takes part from now on.
+    pub is_present: bool,
+    /// Why, in the member's words; may be empty. At most [`Decline::MAX_REASON_BYTES`] long.
+    pub reason: String,
+}
+
+impl Document for Attendance {
+    const DOMAIN: &'static str = "attendance/1";
+}
+
 impl Document for Decline {
     const DOMAIN: &'static str = "decline/1";
 }
@@ -180,16 +200,16 @@ impl fmt::Display for RefusalReason {
             Self::Malformed { what } => write!(f, "{what}"),
             Self::NotFinite { tensor, index } => write!(f, "tensor {tensor} holds NaN or infinity at element {index}"),
             Self::ChangeTooLarge { relative_change, limit } if *relative_change >= 1e6 => {
-                write!(f, "the weights moved by {relative_change:.1e} of the base's norm; the charter allows {limit}")
+                write!(f, "the weights moved by {relative_change:.1e} of the base's norm; the charter allows {limit} (screening.max_relative_change)")
             }
             Self::ChangeTooLarge { relative_change, limit } => {
-                write!(f, "the weights moved by {relative_change:.4} of the base's norm; the charter allows {limit}")
+                write!(f, "the weights moved by {relative_change:.4} of the base's norm; the charter allows {limit} (screening.max_relative_change)")
             }
             Self::BelowFloor { bpb: Some(bpb), floor } => {
-                write!(f, "{bpb:.4} bits per byte on the open held-out text; the quality floor is {floor:.4}")
+                write!(f, "{bpb:.4} bits per byte on the open held-out text; the quality floor is {floor:.4} (charter: screening.max_bpb_rise)")
             }
             Self::BelowFloor { bpb: None, floor } => {
-                write!(f, "no finite value on the open held-out text; the quality floor is {floor:.4} bits per byte")
+                write!(f, "no finite value on the open held-out text; the quality floor is {floor:.4} bits per byte (charter: screening.max_bpb_rise)")
             }
             Self::NoCommunityScore {} => {
                 f.write_str("no finite value on the open text of the member's own community, by which the charter weighs contributions")
@@ -211,6 +231,9 @@ pub enum Verdict {
         /// Bits per byte on the open text of the member's own community, where the charter asks for it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         community_bpb: Option<f64>,
+        /// By how many rounds it is late: it was trained for a round that ended that many rounds before.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        staleness: u32,
     },
     /// It does not touch the base.
     Refused {
@@ -224,6 +247,16 @@ pub enum Verdict {
     },
     /// The window closed without an answer.
     Missing,
+    /// The member was away.
+    Away {
+        /// In its words.
+        reason: String,
+    },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// How a round ended.
@@ -263,7 +296,7 @@ pub struct Outcome {
 }
 
 impl Document for Outcome {
-    const DOMAIN: &'static str = "outcome/2";
+    const DOMAIN: &'static str = "outcome/3";
 }
 
 /// What a node learns when it asks where the loop is. Each part is signed by the coordinator.

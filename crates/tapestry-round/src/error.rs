@@ -75,10 +75,20 @@ pub enum RoundError {
         round: u32,
     },
     /// The window has closed.
-    #[error("round {round} no longer takes contributions")]
+    #[error("round {round} no longer takes this: {reason}")]
     Late {
-        /// The round.
+        /// The round that it is for.
         round: u32,
+        /// By which term of the charter.
+        reason: String,
+    },
+    /// An attendance that does not follow the member's last one: replayed, or two of them at once.
+    #[error("attendance {found} does not follow; the last that was taken of this member is {last}")]
+    OldAttendance {
+        /// The number of the last that was taken.
+        last: u64,
+        /// Found.
+        found: u64,
     },
     /// A field is longer than allowed.
     #[error("`{field}` has {found} bytes; at most {limit} are accepted")]
@@ -136,6 +146,7 @@ impl RoundError {
             | Self::OtherBase { .. }
             | Self::OtherMember { .. }
             | Self::AlreadyAnswered { .. }
+            | Self::OldAttendance { .. }
             | Self::OtherCharter { .. }
             | Self::TooLong { .. } => Blame::Member,
             Self::OtherRound { expected, found } if *found < *expected => Blame::Timing,

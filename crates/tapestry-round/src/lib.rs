@@ -19,6 +19,7 @@ mod error;
 pub mod node;
 
 pub use documents::{
-    Announcement, Contribution, Decline, News, Outcome, RefusalReason, RoundResult, Screening, TrainingMetrics, Verdict,
+    Announcement, Attendance, Contribution, Decline, News, Outcome, RefusalReason, RoundResult, Screening,
+    TrainingMetrics, Verdict,
 };
 pub use error::{Blame, RoundError};

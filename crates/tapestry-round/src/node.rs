@@ -7,14 +7,16 @@
 //! no function of this crate takes it, and it holds no manifest of weights that the store could send.
 
 mod event;
+mod participation;
 #[cfg(test)]
 mod tests;
 
 pub use event::{
-    ContributedCpt, Measurement, NodeEffect, NodeEvent, NodeInput, SovereignModel, Subject, TransferMetrics,
+    ContributedCpt, Measurement, NodeEffect, NodeEvent, NodeInput, Participation, SovereignModel, Subject,
+    TransferMetrics,
 };
 
-use crate::{Announcement, Contribution, Decline, News, Outcome, RoundError, RoundResult};
+use crate::{Announcement, Decline, News, Outcome, RoundError, RoundResult};
 use std::collections::BTreeSet;
 use tapestry_core::{Digest, MemberName, PublicKey, Signed, Timestamp};
 use tapestry_governance::Charter;
@@ -29,6 +31,11 @@ pub struct Node {
     /// Whether that model is on this machine.
     is_base_held: bool,
     round: Option<NodeRound>,
+    /// A round that ended before this node was done with it, and in which the charter lets it be late.
+    late: Option<NodeRound>,
+    participation: Participation,
+    /// The number of the last attendance that the coordinator has confirmed; odd ones leave, even ones come back.
+    num_attendances: u64,
     last_outcome: Option<Outcome>,
     measured: BTreeSet<Subject>,
     sovereign: Option<SovereignModel>,
@@ -59,10 +66,18 @@ pub enum Progress {
     Trained(ContributedCpt),
     /// The coordinator has confirmed that the contribution arrived.
     Sent(ContributedCpt),
-    /// This node cannot or will not take part.
-    Declining(String),
+    /// This node cannot or will not take part; what it has trained, it keeps.
+    Declining {
+        /// What the other members are told.
+        reason: String,
+        /// What it has trained.
+        kept: Option<ContributedCpt>,
+    },
     /// The coordinator knows.
-    Declined,
+    Declined {
+        /// What it has trained.
+        kept: Option<ContributedCpt>,
+    },
 }
 
 impl Node {
@@ -75,6 +90,9 @@ impl Node {
             base: None,
             is_base_held: false,
             round: None,
+            late: None,
+            participation: Participation::Contribute,
+            num_attendances: 0,
             last_outcome: None,
             measured: BTreeSet::new(),
             sovereign: None,
@@ -97,6 +115,18 @@ impl Node {
     #[must_use]
     pub const fn round(&self) -> Option<&NodeRound> {
         self.round.as_ref()
+    }
+
+    /// The round that has ended and in which this node may still be late.
+    #[must_use]
+    pub const fn late_round(&self) -> Option<&NodeRound> {
+        self.late.as_ref()
+    }
+
+    /// How this member takes part.
+    #[must_use]
+    pub const fn participation(&self) -> &Participation {
+        &self.participation
     }
 
     /// The newest Shared Base known.
@@ -130,29 +160,29 @@ impl Node {
         let mut effects = vec![];
         let measure =
             |subject, model| (!self.measured.contains(&subject)).then_some(NodeEffect::Measure { subject, model });
-        match &self.round {
-            Some(NodeRound { progress: Progress::Trained(trained), announcement }) => {
-                let contribution = trained.contribution(&membership.member, announcement);
-                effects.push(NodeEffect::SendContribution { contribution });
-                return effects;
-            }
-            Some(NodeRound { progress: Progress::Declining(reason), announcement }) => {
-                let (charter, round) = (announcement.charter, announcement.round);
-                let (member, reason) = (membership.member.clone(), reason.clone());
-                effects.push(NodeEffect::SendDecline { decline: Decline { charter, round, member, reason } });
-                return effects;
-            }
-            _ => {}
+        effects.extend(self.pending_attendance(membership));
+        if let Some(answer) = self.round.as_ref().and_then(|round| round.pending_answer(&membership.member)) {
+            effects.push(answer);
+            return effects;
         }
-        let is_wanted = self.round.is_some() || self.last_outcome.is_some();
-        if is_wanted && !self.is_base_held {
-            return vec![NodeEffect::PullBase { base }];
+        if let Some(late) = &self.late {
+            let NodeRound { announcement: Announcement { round, base, .. }, .. } = late;
+            let train = NodeEffect::Train { round: *round, base: *base };
+            effects.push(late.pending_answer(&membership.member).unwrap_or(train));
+            return effects;
+        }
+        if self.is_base_wanted() && !self.is_base_held {
+            effects.push(NodeEffect::PullBase { base });
+            return effects;
         }
         match &self.round {
             Some(NodeRound { progress: Progress::Accepted, announcement }) => {
                 effects.push(NodeEffect::Train { round: announcement.round, base });
             }
-            Some(NodeRound { progress: Progress::Sent(trained), announcement }) => {
+            Some(NodeRound {
+                progress: Progress::Sent(trained) | Progress::Declined { kept: Some(trained) },
+                announcement,
+            }) => {
                 effects.extend(measure(Subject::OwnCpt { round: announcement.round }, trained.weights()));
             }
             _ => {}
@@ -177,6 +207,16 @@ impl Node {
     pub fn handle(&self, now: Timestamp, input: NodeInput) -> Result<Vec<NodeEvent>, RoundError> {
         match input {
             NodeInput::Join { charter } => self.join(now, charter),
+            NodeInput::Participate(participation) => self.participate(participation),
+            NodeInput::AttendanceSent { number } => {
+                self.expect(self.is_attendance_due() && number == self.num_attendances + 1, "confirmation")?;
+                Ok(vec![NodeEvent::AttendanceSent { number }])
+            }
+            NodeInput::LateRefused { round } => {
+                let is_due = self.late.as_ref().is_some_and(|late| late.announcement.round == round);
+                self.expect(is_due, "refusal")?;
+                Ok(vec![NodeEvent::LateRefused { round }])
+            }
             NodeInput::News(news) => self.news(now, news),
             NodeInput::BasePulled { base, transfer } => {
                 self.expect(self.base == Some(base) && !self.is_base_held, "base")?;
@@ -188,7 +228,11 @@ impl Node {
                     let reason = "training diverged: a loss is NaN or infinite".into();
                     return Ok(vec![NodeEvent::Declining { round, reason }]);
                 }
-                Ok(vec![NodeEvent::Trained { round, contributed }])
+                let mut events = vec![NodeEvent::Trained { round, contributed }];
+                if let Participation::KeepPrivate { .. } = self.participation {
+                    events.push(NodeEvent::Declining { round, reason: self.participation.words() });
+                }
+                Ok(events)
             }
             NodeInput::CannotTrain { round, reason } => {
                 self.expect_round(round, "training result", |p| matches!(p, Progress::Accepted))?;
@@ -199,7 +243,7 @@ impl Node {
                 Ok(vec![NodeEvent::ContributionSent { round, transfer }])
             }
             NodeInput::DeclineSent { round } => {
-                self.expect_round(round, "confirmation", |p| matches!(p, Progress::Declining(_)))?;
+                self.expect_round(round, "confirmation", |p| matches!(p, Progress::Declining { .. }))?;
                 Ok(vec![NodeEvent::DeclineSent { round }])
             }
             NodeInput::Measured(measurement) => {
@@ -262,7 +306,14 @@ impl Node {
                     let (round, found) = (announcement.round, announcement.base);
                     return Err(RoundError::UnexpectedBase { round, expected, found });
                 }
+                if let Participation::Away { .. } = self.participation {
+                    return Ok(events);
+                }
+                let round = announcement.round;
                 next.push(&mut events, NodeEvent::RoundAccepted { announcement: signed })?;
+                if let Participation::Decline { .. } = self.participation {
+                    next.push(&mut events, NodeEvent::Declining { round, reason: self.participation.words() })?;
+                }
             }
         }
         Ok(events)
@@ -313,7 +364,8 @@ impl Node {
         what: &'static str,
         is_due: impl Fn(&Progress) -> bool,
     ) -> Result<(), RoundError> {
-        let is_due = self.round.as_ref().is_some_and(|r| r.announcement.round == number && is_due(&r.progress));
+        let mut rounds = self.round.iter().chain(&self.late);
+        let is_due = rounds.any(|r| r.announcement.round == number && is_due(&r.progress));
         self.expect(is_due, what)
     }
 
@@ -339,8 +391,15 @@ impl Node {
                 let announcement = announcement.document.clone();
                 self.round = Some(NodeRound { announcement, progress: Progress::Accepted });
             }
+            NodeEvent::Participates { participation } => {
+                self.participation = participation.clone();
+                self.late = self.late.take().filter(|_| *participation == Participation::Contribute);
+            }
+            NodeEvent::AttendanceSent { number } => self.num_attendances = *number,
+            NodeEvent::LateRefused { .. } => self.late = None,
             NodeEvent::OutcomeAccepted { outcome } => {
                 let outcome = outcome.document.clone();
+                self.late = self.still_late(&outcome);
                 if self.base != Some(outcome.base) {
                     self.is_base_held = false;
                     self.base = Some(outcome.base);
@@ -349,18 +408,36 @@ impl Node {
                 self.last_outcome = Some(outcome);
             }
             NodeEvent::BaseHeld { .. } => self.is_base_held = true,
-            NodeEvent::Trained { contributed, .. } => {
-                self.round.as_mut().ok_or(unexpected)?.progress = Progress::Trained(contributed.clone());
+            NodeEvent::Trained { round, contributed } => {
+                self.round_mut(*round).ok_or(unexpected)?.progress = Progress::Trained(contributed.clone());
             }
-            NodeEvent::ContributionSent { .. } => {
-                let round = self.round.as_mut().ok_or(RoundError::NoRound)?;
+            NodeEvent::ContributionSent { round, .. } => {
+                if self.late.as_ref().is_some_and(|late| late.announcement.round == *round) {
+                    self.late = None;
+                    return Ok(());
+                }
+                let round = self.round_mut(*round).ok_or(RoundError::NoRound)?;
                 let Progress::Trained(contributed) = &round.progress else { return Err(unexpected) };
                 round.progress = Progress::Sent(contributed.clone());
             }
-            NodeEvent::Declining { reason, .. } => {
-                self.round.as_mut().ok_or(unexpected)?.progress = Progress::Declining(reason.clone());
+            NodeEvent::Declining { round, reason } => {
+                if self.late.as_ref().is_some_and(|late| late.announcement.round == *round) {
+                    // The others know already that nothing came in time.
+                    self.late = None;
+                    return Ok(());
+                }
+                let round = self.round_mut(*round).ok_or(unexpected)?;
+                let kept = match &round.progress {
+                    Progress::Trained(contributed) => Some(contributed.clone()),
+                    _ => None,
+                };
+                round.progress = Progress::Declining { reason: reason.clone(), kept };
             }
-            NodeEvent::DeclineSent { .. } => self.round.as_mut().ok_or(unexpected)?.progress = Progress::Declined,
+            NodeEvent::DeclineSent { round } => {
+                let round = self.round_mut(*round).ok_or(RoundError::NoRound)?;
+                let Progress::Declining { kept, .. } = &round.progress else { return Err(unexpected) };
+                round.progress = Progress::Declined { kept: kept.clone() };
+            }
             NodeEvent::Measured(measurement) => {
                 self.measured.insert(measurement.subject);
             }
@@ -382,18 +459,4 @@ fn cut(mut reason: String) -> String {
     }
     reason.truncate(end);
     reason
-}
-
-impl ContributedCpt {
-    /// The contribution that this training result becomes.
-    fn contribution(&self, member: &MemberName, announcement: &Announcement) -> Contribution {
-        Contribution {
-            charter: announcement.charter,
-            round: announcement.round,
-            base: announcement.base,
-            member: member.clone(),
-            weights: self.weights(),
-            metrics: self.metrics().clone(),
-        }
-    }
 }

@@ -103,11 +103,12 @@ impl Checks {
                 self.declined.insert((document.round, document.member.clone()));
                 Ok(())
             }
-            CoordinatorEvent::Missing { round, member } => {
+            CoordinatorEvent::Missing { round, member, .. } => {
                 self.first_answer(*round, member)?;
                 let closes_at = self.open()?.closes_at;
                 require(at >= closes_at, || format!("{member} was given up before the window closed"))
             }
+            CoordinatorEvent::Attended { .. } | CoordinatorEvent::Late { .. } => Ok(()),
             CoordinatorEvent::MessageRefused { member, reason, .. } => {
                 require(!self.honest.contains(member), || format!("honest {member} is blamed: {reason}"))?;
                 let num_refusals = self.num_refusals.entry(member.clone()).or_default();

@@ -207,7 +207,7 @@ impl World {
             }
             CoordinatorEffect::Screen { round, member, base, weights } => {
                 let screening = find(weights)?.screening(find(base)?, member);
-                CoordinatorInput::Screened { round: *round, member: member.clone(), screening }
+                CoordinatorInput::Screened { round: *round, member: member.clone(), weights: *weights, screening }
             }
             CoordinatorEffect::Merge(work) => {
                 let inputs: Result<Vec<_>, Violation> =

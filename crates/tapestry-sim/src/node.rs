@@ -115,7 +115,10 @@ impl World {
                 }
                 NodeEffect::Measure { .. } | NodeEffect::BuildSovereign { .. } => self.random.between(50, 1_000),
                 // What goes over the network ends with an answer, and is given up after a while without one.
-                NodeEffect::PullBase { .. } | NodeEffect::SendContribution { .. } | NodeEffect::SendDecline { .. } => {
+                NodeEffect::PullBase { .. }
+                | NodeEffect::SendContribution { .. }
+                | NodeEffect::SendDecline { .. }
+                | NodeEffect::SendAttendance { .. } => {
                     is_done = false;
                     self.send_effect(node, &effect)?;
                     self.random.between(1_000, 4_000)
@@ -141,7 +144,11 @@ impl World {
             NodeEffect::SendDecline { decline } => {
                 Message::Decline(Signed::by(decline.clone(), &key).expect("a decline has a canonical form"))
             }
-            NodeEffect::Train { .. } | NodeEffect::Measure { .. } | NodeEffect::BuildSovereign { .. } => return Ok(()),
+            // No member of these worlds leaves yet.
+            NodeEffect::SendAttendance { .. }
+            | NodeEffect::Train { .. }
+            | NodeEffect::Measure { .. }
+            | NodeEffect::BuildSovereign { .. } => return Ok(()),
         };
         if matches!(message, Message::Contribute(..)) {
             self.seen.push(message.clone());
@@ -211,7 +218,10 @@ impl World {
                 let model = SovereignModel::new(*base, self.nodes[node].blobs.put(model));
                 Some(NodeInput::SovereignBuilt { model, metrics: self.metrics() })
             }
-            NodeEffect::PullBase { .. } | NodeEffect::SendContribution { .. } | NodeEffect::SendDecline { .. } => None,
+            NodeEffect::PullBase { .. }
+            | NodeEffect::SendContribution { .. }
+            | NodeEffect::SendDecline { .. }
+            | NodeEffect::SendAttendance { .. } => None,
         })
     }
 
@@ -238,6 +248,7 @@ const fn name(effect: &NodeEffect) -> &'static str {
         NodeEffect::Train { .. } => "training",
         NodeEffect::SendContribution { .. } => "sending its contribution",
         NodeEffect::SendDecline { .. } => "declining",
+        NodeEffect::SendAttendance { .. } => "saying whether it is there",
         NodeEffect::Measure { .. } => "measuring",
         NodeEffect::BuildSovereign { .. } => "its Sovereign Build",
     }

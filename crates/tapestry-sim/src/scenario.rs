@@ -102,7 +102,7 @@ impl Scenario {
             quorum: few(quorum),
             base: Vector::adopted().digest(),
             open_held_out: HeldOutTerms { text: Digest::of(b"open text"), max_tokens: 100 },
-            rounds: RoundTerms { num_rounds: few(random.between(1, 3)), window_ms, min_contributions },
+            rounds: RoundTerms { num_rounds: few(random.between(1, 3)), window_ms, min_contributions, late_rounds: 0 },
             screening: ScreeningTerms { max_relative_change: 0.5, max_bpb_rise: 0.05 },
             merge: merge_terms(cap, &members, random),
             gate: GateTerms { max_bpb_rise: 0.03 },

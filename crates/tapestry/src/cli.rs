@@ -190,6 +190,10 @@ pub(crate) struct DraftArgs {
     /// A round with fewer accepted contributions is abandoned, and the base stays.
     #[arg(long, default_value_t = 2)]
     pub(crate) min_contributions: u32,
+    /// By how many rounds a contribution may be late and still count, in a later round and with the discount of
+    /// `--staleness-exponent`. 0: each round takes what was trained for it, and nothing else.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) late_rounds: u32,
     /// The largest weight of one member in a merge, in (0, 1]. It must leave the smallest merge possible:
     /// 1 / min-contributions or more.
     #[arg(long, default_value_t = 0.5)]
@@ -226,6 +230,15 @@ pub(crate) enum CoordinatorCommand {
     },
 }
 
+/// See [`NodeCommand::Participate`].
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum ParticipationMode {
+    Contribute,
+    Private,
+    Decline,
+    Away,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Make a node: its key, and its settings with the texts that it trains on. Prints the key to give to the consortium.
@@ -253,6 +266,21 @@ pub(crate) enum NodeCommand {
         /// Accept the charter with this digest although this node's key has not signed it.
         #[arg(long)]
         accept: Option<Digest>,
+    },
+    /// Say how this member takes part from now on. Needs nobody's permission and may be changed at any time, also while
+    /// the node runs. What the coordinator has received already is not taken back.
+    Participate {
+        /// contribute: train in each round and send the weights. private: train, and keep the weights of each round.
+        /// decline: neither train nor send. away: leave for a while; rounds do not wait for this member until it says
+        /// `contribute` again.
+        #[arg(value_enum)]
+        mode: ParticipationMode,
+        /// What the other members are told.
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// The node's home.
+        #[arg(long)]
+        home: PathBuf,
     },
     /// Take part: pull the base, train, send weights, take the new base; at the end, build the Sovereign Model. May be
     /// stopped and started at any time; nothing is lost.

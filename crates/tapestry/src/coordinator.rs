@@ -19,7 +19,7 @@ use tapestry_core::{CanonicalError, MemberName, ModelManifest, PublicKey, Secret
 use tapestry_governance::Charter;
 use tapestry_net::Server;
 use tapestry_round::coordinator::{Coordinator, CoordinatorInput, Phase};
-use tapestry_round::{Blame, News, RoundError};
+use tapestry_round::{News, RoundError};
 use tapestry_store::BlobStore;
 use tokio::sync::watch;
 
@@ -171,10 +171,7 @@ impl Loop {
         let (events, refused) = match decided {
             Ok(events) => (events, None),
             Err(error) => {
-                let refusal = match (sender, error.blame()) {
-                    (Some(sender), Blame::Member) => role.state().refusal(sender, &error),
-                    _ => None,
-                };
+                let refusal = sender.and_then(|sender| role.state().refusal(sender, &error));
                 (refusal.into_iter().collect(), Some(error))
             }
         };

@@ -320,6 +320,7 @@ impl Demo {
                 rounds: 2,
                 window: Duration::from_secs(3600),
                 min_contributions: 2,
+                late_rounds: 0,
                 influence_cap: 0.5,
                 policy: PolicyArgs::default(),
                 max_relative_change: if self.plan.quick { 1.0 } else { 0.25 },

@@ -11,6 +11,7 @@ mod home;
 mod measure;
 mod merge;
 mod node;
+mod participation;
 mod policy;
 mod progress;
 mod role;
@@ -84,6 +85,10 @@ async fn run_async(command: Command) -> Result<()> {
         Command::Node(NodeCommand::Join { url, home, accept }) => {
             let member = command::node::join(&Home::at(&home), &url, accept).await?;
             println!("joined as {member}; next: tapestry node run --home {}", home.display());
+            Ok(())
+        }
+        Command::Node(NodeCommand::Participate { mode, reason, home }) => {
+            println!("{}", command::node::participate(&Home::at(&home), mode, reason)?);
             Ok(())
         }
         Command::Node(NodeCommand::Run { home, json_progress }) => {

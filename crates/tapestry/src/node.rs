@@ -6,6 +6,7 @@ use crate::clock::now;
 use crate::coordinator::api::Activity;
 use crate::home::Home;
 use crate::measure::measure_model;
+use crate::participation;
 use crate::progress::Reporter;
 use crate::role::{Role, open_blobs};
 use crate::settings::NodeSettings;
@@ -14,7 +15,9 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 use tapestry_core::{Digest, ModelManifest, SecretKey, Signed, WeightsManifest};
 use tapestry_net::{Dialer, NetError, pull_blobs, push_blobs, retry_forever};
-use tapestry_round::node::{Measurement, Node, NodeEffect, NodeEvent, NodeInput, Subject, TransferMetrics};
+use tapestry_round::node::{
+    Measurement, Node, NodeEffect, NodeEvent, NodeInput, Participation, Subject, TransferMetrics,
+};
 use tapestry_round::{Blame, News, RoundError, RoundResult};
 use tapestry_store::{BlobStore, chunk_digests};
 
@@ -71,6 +74,10 @@ pub(crate) async fn run(home: &Home, reporter: Reporter) -> Result<()> {
 impl Driver {
     async fn drive(&mut self) -> Result<()> {
         loop {
+            let participation = participation::read(&self.home)?;
+            if participation != *self.role.state().participation() {
+                self.handle(NodeInput::Participate(participation)).await?;
+            }
             let state = self.role.state();
             if state.is_complete() {
                 let sovereign = state.sovereign().map(|model| model.digest().to_string()).unwrap_or_default();
@@ -109,7 +116,11 @@ impl Driver {
     async fn take_news(&mut self, wait: Duration) -> Result<()> {
         let path = format!("/v1/news?after={}&wait_ms={}", self.news_version, wait.as_millis());
         let dialer = self.dialer.clone();
-        let news: News = self.retry("ask for news", || dialer.get_json(&path)).await?;
+        let participation = self.role.state().participation();
+        let news: News = tokio::select! {
+            news = self.retry("ask for news", || dialer.get_json(&path)) => news?,
+            () = participation::changed(&self.home, participation) => return Ok(()),
+        };
         let version = news.version;
         match self.handle(NodeInput::News(news)).await {
             Ok(()) => {}
@@ -172,12 +183,13 @@ impl Driver {
                 let round = contribution.round;
                 let start = Instant::now();
                 let sent = self.push_weights(contribution.weights, round).await;
-                let Some(size_bytes) = self.refusal_is_news(sent)? else { return Ok(Done::AskForNews) };
+                let refused = || self.not_taken(round);
+                let Some(size_bytes) = self.refusal_is_news(sent)? else { return Ok(refused()) };
                 let signed = Signed::by(contribution, &self.key)?;
                 let dialer = self.dialer.clone();
                 let posted =
                     self.retry("send the contribution", || dialer.post_json("/v1/contribution", &signed)).await;
-                let Some(()) = self.refusal_is_news(posted)? else { return Ok(Done::AskForNews) };
+                let Some(()) = self.refusal_is_news(posted)? else { return Ok(refused()) };
                 let transfer = TransferMetrics { size_bytes, wall_seconds: start.elapsed().as_secs_f64() };
                 NodeInput::ContributionSent { round, transfer }
             }
@@ -188,6 +200,13 @@ impl Driver {
                 let posted = self.retry("decline the round", || dialer.post_json("/v1/decline", &signed)).await;
                 let Some(()) = self.refusal_is_news(posted)? else { return Ok(Done::AskForNews) };
                 NodeInput::DeclineSent { round }
+            }
+            NodeEffect::SendAttendance { attendance } => {
+                let number = attendance.number;
+                let signed = Signed::by(attendance, &self.key)?;
+                let dialer = self.dialer.clone();
+                self.retry("say who is present", || dialer.post_json::<_, ()>("/v1/attendance", &signed)).await?;
+                NodeInput::AttendanceSent { number }
             }
             NodeEffect::Measure { subject, model } => {
                 self.tell("measuring").await;
@@ -200,6 +219,14 @@ impl Driver {
             }
         };
         Ok(Done::Input(Box::new(input)))
+    }
+
+    /// What follows where the coordinator does not take a contribution: for a round that has ended, nothing more will.
+    fn not_taken(&self, round: u32) -> Done {
+        match self.role.state().late_round() {
+            Some(late) if late.announcement.round == round => Done::Input(Box::new(NodeInput::LateRefused { round })),
+            _ => Done::AskForNews,
+        }
     }
 
     /// `None` where the coordinator answered, and said no: the round has moved on.
@@ -301,6 +328,16 @@ impl Driver {
 pub(crate) fn describe(event: &NodeEvent) -> String {
     match event {
         NodeEvent::Joined { charter } => format!("joined {}", charter.document.consortium),
+        NodeEvent::Participates { participation } => match participation {
+            Participation::Contribute => "takes part and contributes".into(),
+            Participation::KeepPrivate { .. } => "trains, and keeps the weights of each round".into(),
+            Participation::Decline { .. } => "declines each round".into(),
+            Participation::Away { .. } => "leaves for a while".into(),
+        },
+        NodeEvent::AttendanceSent { number } => {
+            format!("the coordinator knows that this member {}", if number % 2 == 1 { "is away" } else { "is back" })
+        }
+        NodeEvent::LateRefused { round } => format!("round {round}: what was trained comes too late to count"),
         NodeEvent::RoundAccepted { announcement } => {
             let a = &announcement.document;
             format!("round {} is open until {}, from base {}", a.round, a.closes_at, a.base.short())

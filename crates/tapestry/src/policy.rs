@@ -117,11 +117,7 @@ pub(crate) fn describe(terms: &MergeTerms) -> Result<String> {
     writeln!(text, "  merge        {}", in_short(&terms.method)?)?;
     writeln!(text, "  weights      {}: {}", in_short(&terms.weighting)?, terms.weighting.in_words())?;
     writeln!(text, "  cap          nobody weighs more than {}", terms.influence_cap)?;
-    writeln!(
-        text,
-        "  lateness     late by s rounds counts 1 / (1 + s)^{}; this version takes no late contributions",
-        terms.staleness_exponent
-    )?;
+    writeln!(text, "  lateness     late by s rounds counts 1 / (1 + s)^{}", terms.staleness_exponent)?;
     for (member, HeldOutTerms { text: digest, max_tokens }) in &terms.community_held_out {
         writeln!(text, "  own text     {member}: {digest}, its first {max_tokens} tokens")?;
     }

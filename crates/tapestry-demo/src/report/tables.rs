@@ -134,7 +134,8 @@ fn verdicts(results: &Results) -> Table {
         for (member, verdict) in &outcome.verdicts {
             let weight = outcome.weights.iter().find(|w| w.member == *member);
             let (score, text) = match verdict {
-                Verdict::Accepted { bpb, .. } => (Some(*bpb), "accepted".to_owned()),
+                Verdict::Accepted { bpb, staleness: 0, .. } => (Some(*bpb), "accepted".to_owned()),
+                Verdict::Accepted { bpb, staleness, .. } => (Some(*bpb), format!("accepted, {staleness} rounds late")),
                 Verdict::Refused { reasons } => {
                     let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
                     (None, format!("REFUSED: {}", reasons.join("; ")))
@@ -142,6 +143,8 @@ fn verdicts(results: &Results) -> Table {
                 Verdict::Declined { reason } if reason.is_empty() => (None, "declined".to_owned()),
                 Verdict::Declined { reason } => (None, format!("declined: {reason}")),
                 Verdict::Missing => (None, "missing".to_owned()),
+                Verdict::Away { reason } if reason.is_empty() => (None, "away".to_owned()),
+                Verdict::Away { reason } => (None, format!("away: {reason}")),
             };
             table.rows.push(vec![
                 outcome.round.to_string(),

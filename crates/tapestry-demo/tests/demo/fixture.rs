@@ -53,7 +53,8 @@ fn round(number: u32) -> RoundRecord {
     let mut weights = Vec::new();
     for (i, (member, ..)) in MEMBERS.iter().enumerate() {
         let bpb = 0.91 + 0.01 * f64::from(u32::try_from(i).unwrap());
-        verdicts.insert(name(member), Verdict::Accepted { bpb, relative_change: 0.02, community_bpb: None });
+        verdicts
+            .insert(name(member), Verdict::Accepted { bpb, relative_change: 0.02, community_bpb: None, staleness: 0 });
         let weight = 1.0 / 3.0;
         weights.push(WeightRecord {
             member: name(member),

@@ -16,7 +16,7 @@ fn terms() -> CharterTerms {
         quorum: 2,
         base: Digest::of(b"base"),
         open_held_out: HeldOutTerms { text: Digest::of(b"text"), max_tokens: 2048 },
-        rounds: RoundTerms { num_rounds: 2, window_ms: 60_000, min_contributions: 2 },
+        rounds: RoundTerms { num_rounds: 2, window_ms: 60_000, min_contributions: 2, late_rounds: 0 },
         screening: ScreeningTerms { max_relative_change: 0.1, max_bpb_rise: 0.1 },
         merge: MergeTerms::plain(0.5),
         gate: GateTerms { max_bpb_rise: 0.03 },

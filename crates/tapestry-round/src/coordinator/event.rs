@@ -1,6 +1,6 @@
 //! What goes into the coordinator, what it writes, and what it asks to have done.
 
-use crate::{Announcement, Contribution, Decline, Outcome, Screening, Verdict};
+use crate::{Announcement, Attendance, Contribution, Decline, Outcome, Screening, Verdict};
 use serde::{Deserialize, Serialize};
 use tapestry_core::{Digest, MemberName, PublicKey, Signed};
 use tapestry_governance::Charter;
@@ -44,12 +44,21 @@ pub enum CoordinatorInput {
         /// What it says.
         decline: Signed<Decline>,
     },
+    /// A member leaves for a while, or comes back.
+    Attend {
+        /// The key that the connection was authenticated with.
+        sender: PublicKey,
+        /// What it says.
+        attendance: Signed<Attendance>,
+    },
     /// A contribution was measured.
     Screened {
         /// The round.
         round: u32,
         /// Whose contribution.
         member: MemberName,
+        /// Which: a late one may have been replaced meanwhile.
+        weights: Digest,
         /// What was measured.
         screening: Screening,
     },
@@ -108,12 +117,30 @@ pub enum CoordinatorEvent {
         /// With its signature.
         contribution: Signed<Contribution>,
     },
-    /// A contribution was judged.
-    ContributionScreened {
-        /// The round.
+    /// A contribution came too late for the round that it was trained for.
+    Late {
+        /// The round that it was trained for.
         round: u32,
         /// The member.
         member: MemberName,
+        /// The round in which it counts instead, with the contribution; none where the charter takes it in none.
+        taken: Option<LateContribution>,
+        /// What follows, and by which term of the charter.
+        reason: String,
+    },
+    /// A member leaves for a while, or comes back.
+    Attended {
+        /// With its signature.
+        attendance: Signed<Attendance>,
+    },
+    /// A contribution was judged.
+    ContributionScreened {
+        /// The round in which it counts.
+        round: u32,
+        /// The member.
+        member: MemberName,
+        /// The manifest of its weights.
+        weights: Digest,
         /// What was measured.
         screening: Screening,
         /// What follows under the charter.
@@ -139,6 +166,8 @@ pub enum CoordinatorEvent {
         round: u32,
         /// The member.
         member: MemberName,
+        /// By which term of the charter the round goes on without it.
+        reason: String,
     },
     /// Who is merged, and with which weight.
     MergeStarted {
@@ -166,6 +195,16 @@ pub enum CoordinatorEvent {
     },
 }
 
+/// A contribution that counts in a later round than the one that it was trained for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LateContribution {
+    /// The round in which it counts.
+    pub into: u32,
+    /// With its signature.
+    pub contribution: Signed<Contribution>,
+}
+
 impl CoordinatorEvent {
     /// The event's name, as in its JSON form.
     #[must_use]
@@ -178,6 +217,8 @@ impl CoordinatorEvent {
             Self::ContributionReceived { .. } => "contribution_received",
             Self::ContributionScreened { .. } => "contribution_screened",
             Self::MessageRefused { .. } => "message_refused",
+            Self::Late { .. } => "late",
+            Self::Attended { .. } => "attended",
             Self::Declined { .. } => "declined",
             Self::Missing { .. } => "missing",
             Self::MergeStarted { .. } => "merge_started",
@@ -202,14 +243,14 @@ pub enum CoordinatorEffect {
         /// The member.
         member: MemberName,
     },
-    /// Measure a contribution against the round's base, and on the open text of its member's community where the charter names one;
+    /// Measure a contribution against the base that it was trained from, and on the open text of its member's community where the charter names one;
     /// answer with `Screened`.
     Screen {
         /// The round.
         round: u32,
         /// Whose.
         member: MemberName,
-        /// The round's base.
+        /// The base that it was trained from: the round's, or for a late one that of the round it was trained for.
         base: Digest,
         /// The manifest of the contribution's weights.
         weights: Digest,

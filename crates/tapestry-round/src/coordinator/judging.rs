@@ -7,13 +7,22 @@ use tapestry_merge::weights::WeightRecord;
 
 impl Coordinator {
     /// The verdict that follows from what was measured and from the charter.
-    pub(super) fn judge(&self, number: u32, member: &MemberName, screening: &Screening) -> Result<Verdict, RoundError> {
+    pub(super) fn judge(
+        &self,
+        number: u32,
+        member: &MemberName,
+        weights: Digest,
+        screening: &Screening,
+    ) -> Result<Verdict, RoundError> {
         const LATE_RESULT: RoundError = RoundError::Unexpected { what: "screening result" };
         let (_, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
         let round = self.round.as_ref().filter(|round| round.announcement.round == number).ok_or(LATE_RESULT)?;
-        if !matches!(round.answers.get(member), Some(Answer::Received(_))) {
-            return Err(LATE_RESULT);
-        }
+        let staleness = match round.answers.get(member) {
+            Some(Answer::Received(signed)) if signed.document.weights == weights => {
+                number - signed.document.round.min(number)
+            }
+            _ => return Err(LATE_RESULT),
+        };
         let limit = signed.document.screening.max_relative_change;
         let floor = self.floor(&signed.document);
         let reasons = match screening {
@@ -28,7 +37,7 @@ impl Coordinator {
                 let lacks_score = signed.document.merge.weighting.needs_community_texts() && community_bpb.is_none();
                 if let Some(bpb) = accepted.filter(|_| !lacks_score) {
                     let (relative_change, community_bpb) = (*relative_change, *community_bpb);
-                    return Ok(Verdict::Accepted { bpb, relative_change, community_bpb });
+                    return Ok(Verdict::Accepted { bpb, relative_change, community_bpb, staleness });
                 }
                 let mut reasons = vec![];
                 if accepted.is_some() {

@@ -1,6 +1,8 @@
+mod participation;
+
 use super::*;
 use crate::TrainingMetrics;
-use crate::{RefusalReason, Screening};
+use crate::{Attendance, Decline, RefusalReason, Screening};
 use tapestry_core::SecretKey;
 use tapestry_governance::{CharterTerms, GateTerms, HeldOutTerms, MergeTerms, RoundTerms, ScreeningTerms};
 
@@ -25,7 +27,7 @@ fn charter(change: impl FnOnce(&mut CharterTerms)) -> Signed<Charter> {
         quorum: 2,
         base: Digest::of(b"base"),
         open_held_out: HeldOutTerms { text: Digest::of(b"text"), max_tokens: 2048 },
-        rounds: RoundTerms { num_rounds: 2, window_ms: WINDOW, min_contributions: 2 },
+        rounds: RoundTerms { num_rounds: 2, window_ms: WINDOW, min_contributions: 2, late_rounds: 0 },
         screening: ScreeningTerms { max_relative_change: 0.1, max_bpb_rise: 0.1 },
         merge: MergeTerms::plain(0.5),
         gate: GateTerms { max_bpb_rise: 0.03 },
@@ -89,8 +91,16 @@ impl Run {
 
     fn screened(&mut self, ms: u64, name: &str, relative_change: f64, bpb: Option<f64>) -> Result<(), RoundError> {
         let screening = Screening::Measured { relative_change, bpb, community_bpb: None };
-        let (round, member) = (self.number(), name.parse().expect("a name"));
-        self.input(ms, CoordinatorInput::Screened { round, member, screening })
+        let (round, member, weights) = self.received(name);
+        self.input(ms, CoordinatorInput::Screened { round, member, weights, screening })
+    }
+
+    /// What waits to be screened of a member.
+    fn received(&self, name: &str) -> (u32, MemberName, Digest) {
+        let member = name.parse().expect("a name");
+        let round = self.state.round().expect("a round");
+        let Some(Answer::Received(signed)) = round.answers.get(&member) else { panic!("nothing of {name} waits") };
+        (round.announcement.round, member, signed.document.weights)
     }
 
     fn number(&self) -> u32 {
@@ -166,7 +176,8 @@ fn nothing_that_is_not_a_number_passes_the_floor() {
         let mut run = Run::new(|_| {});
         run.contribute(10, "france", 1).expect("taken");
         let screening = Screening::Measured { relative_change: change, bpb, community_bpb: None };
-        let verdict = run.state.judge(1, &"france".parse().expect("a name"), &screening).expect("judged");
+        let (round, member, weights) = run.received("france");
+        let verdict = run.state.judge(round, &member, weights, &screening).expect("judged");
         assert!(matches!(verdict, Verdict::Refused { .. }), "{change} {bpb:?}: {verdict:?}");
     }
 }
@@ -196,8 +207,15 @@ fn a_contribution_of_round_one_cannot_be_replayed_in_round_two() {
     run.all_contribute(10);
     run.merge(20, 0.99);
     assert_eq!(run.number(), 2);
-    let input = CoordinatorInput::Contribute { sender: key(1).public(), contribution: old };
-    assert!(matches!(run.input(30, input), Err(RoundError::OtherRound { expected: 2, found: 1 })));
+    let before = run.log.len();
+    let sender = key(1).public();
+    // The same once more is confirmed once more, for a node whose confirmation was lost; nothing follows from it.
+    run.input(30, CoordinatorInput::Contribute { sender, contribution: old.clone() }).expect("confirmed");
+    assert_eq!(run.log.len(), before);
+    let other = Contribution { weights: Digest::of(b"other"), ..old.document };
+    let other = Signed::by(other, &key(1)).expect("signs");
+    let replayed = run.input(30, CoordinatorInput::Contribute { sender, contribution: other });
+    assert!(matches!(replayed, Err(RoundError::OtherRound { expected: 2, found: 1 })));
 }
 
 #[test]
@@ -302,13 +320,18 @@ fn no_round_opens_under_an_expired_charter() {
 #[test]
 fn a_noisy_member_cannot_fill_the_log() {
     let mut run = Run::new(|_| {});
-    let france = "france".parse().expect("a name");
-    for _ in 0..Coordinator::MAX_REFUSALS {
-        let event = run.state.refusal(&france, &RoundError::NoRound).expect("recorded");
+    let france: MemberName = "france".parse().expect("a name");
+    let error = RoundError::AlreadyAnswered { member: france.clone(), round: 1 };
+    let late = RoundError::Late { round: 1, reason: "too late".into() };
+    for number in 0..Coordinator::MAX_REFUSALS {
+        let event = run.state.refusal(&france, if number % 2 == 0 { &error } else { &late }).expect("recorded");
         run.state.apply(&event).expect("follows");
     }
-    assert_eq!(run.state.refusal(&france, &RoundError::NoRound), None);
-    assert!(run.state.refusal(&"iran".parse().expect("a name"), &RoundError::NoRound).is_some());
+    assert_eq!(run.state.refusal(&france, &error), None);
+    assert_eq!(run.state.refusal(&france, &late), None);
+    let iran = "iran".parse().expect("a name");
+    assert!(run.state.refusal(&iran, &error).is_some());
+    assert_eq!(run.state.refusal(&iran, &RoundError::NoRound), None, "nobody misbehaved");
 }
 
 #[test]
@@ -392,8 +415,8 @@ fn culturally_aware_weighting_waits_for_the_base_on_each_communitys_text() {
     for (name, n, community_bpb) in [("france", 1, Some(2.0)), ("china", 2, Some(1.8)), ("iran", 3, None)] {
         run.contribute(1, name, n).expect("taken");
         let screening = Screening::Measured { relative_change: 0.01, bpb: Some(1.0), community_bpb };
-        let (round, member) = (run.number(), name.parse().expect("a name"));
-        run.input(1, CoordinatorInput::Screened { round, member, screening }).expect("taken");
+        let (round, member, weights) = run.received(name);
+        run.input(1, CoordinatorInput::Screened { round, member, weights, screening }).expect("taken");
     }
     assert_eq!(run.state.pending(), measure, "all are judged, and the base is not measured yet");
     for member in texts {
@@ -414,8 +437,8 @@ fn a_base_without_a_finite_value_on_a_communitys_text_ends_the_round_with_the_me
     for (name, n) in [("france", 1), ("china", 2), ("iran", 3)] {
         run.contribute(1, name, n).expect("taken");
         let screening = Screening::Measured { relative_change: 0.01, bpb: Some(1.0), community_bpb: Some(1.5) };
-        let (round, member) = (run.number(), name.parse().expect("a name"));
-        run.input(1, CoordinatorInput::Screened { round, member, screening }).expect("taken");
+        let (round, member, weights) = run.received(name);
+        run.input(1, CoordinatorInput::Screened { round, member, weights, screening }).expect("taken");
     }
     for (name, bpb) in [("france", Some(2.0)), ("china", Some(f64::NAN)), ("iran", Some(2.0))] {
         let member = name.parse().expect("a name");

@@ -1,6 +1,6 @@
 //! What goes into a node, what it writes, and what it asks to have done.
 
-use crate::{Announcement, Contribution, Decline, News, Outcome, TrainingMetrics};
+use crate::{Announcement, Attendance, Contribution, Decline, News, Outcome, TrainingMetrics};
 use serde::{Deserialize, Serialize};
 use tapestry_core::{Digest, Signed};
 use tapestry_governance::Charter;
@@ -107,6 +107,41 @@ pub struct TransferMetrics {
     pub wall_seconds: f64,
 }
 
+/// How a member takes part, from now on. Its operator decides, at any time, and needs nobody's permission.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Participation {
+    /// Trains in each round and contributes the weights.
+    #[default]
+    Contribute,
+    /// Trains in each round and keeps the weights; the round is declined.
+    KeepPrivate {
+        /// What the other members are told; may be empty.
+        reason: String,
+    },
+    /// Declines each round without training.
+    Decline {
+        /// What the other members are told; may be empty.
+        reason: String,
+    },
+    /// Takes no part until it comes back; rounds do not wait for it.
+    Away {
+        /// What the other members are told; may be empty.
+        reason: String,
+    },
+}
+
+impl Participation {
+    /// What the other members are told.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Contribute => "",
+            Self::KeepPrivate { reason } | Self::Decline { reason } | Self::Away { reason } => reason,
+        }
+    }
+}
+
 /// What happened outside.
 #[derive(Debug, Clone, PartialEq)]
 pub enum NodeInput {
@@ -114,6 +149,18 @@ pub enum NodeInput {
     Join {
         /// With its signatures.
         charter: Signed<Charter>,
+    },
+    /// The operator says how this member takes part.
+    Participate(Participation),
+    /// The coordinator has confirmed that this member left or came back.
+    AttendanceSent {
+        /// What was sent.
+        number: u64,
+    },
+    /// The coordinator does not take the contribution that this node trained for a round that has ended.
+    LateRefused {
+        /// The round.
+        round: u32,
     },
     /// The coordinator says where the loop is.
     News(News),
@@ -170,6 +217,21 @@ pub enum NodeEvent {
     Joined {
         /// With its signatures.
         charter: Signed<Charter>,
+    },
+    /// The operator says how this member takes part.
+    Participates {
+        /// From now on.
+        participation: Participation,
+    },
+    /// The coordinator knows that this member left or came back.
+    AttendanceSent {
+        /// What was sent.
+        number: u64,
+    },
+    /// The coordinator does not take the contribution that this node trained for a round that has ended.
+    LateRefused {
+        /// The round.
+        round: u32,
     },
     /// A round was announced and holds up to the charter.
     RoundAccepted {
@@ -231,6 +293,9 @@ impl NodeEvent {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Joined { .. } => "joined",
+            Self::Participates { .. } => "participates",
+            Self::AttendanceSent { .. } => "attendance_sent",
+            Self::LateRefused { .. } => "late_refused",
             Self::RoundAccepted { .. } => "round_accepted",
             Self::BaseHeld { .. } => "base_held",
             Self::Trained { .. } => "trained",
@@ -259,7 +324,8 @@ pub enum NodeEffect {
         /// The model to start from.
         base: Digest,
     },
-    /// Push the weights, then sign and send the contribution; answer with `ContributionSent`.
+    /// Push the weights, then sign and send the contribution; answer with `ContributionSent`, or with `LateRefused` where it is for a round
+    /// that has ended and the coordinator does not take it.
     SendContribution {
         /// What to sign.
         contribution: Contribution,
@@ -268,6 +334,11 @@ pub enum NodeEffect {
     SendDecline {
         /// What to sign.
         decline: Decline,
+    },
+    /// Sign and send; answer with `AttendanceSent`.
+    SendAttendance {
+        /// What to sign.
+        attendance: Attendance,
     },
     /// Measure a model on this node's held-out text; answer with `Measured`.
     Measure {

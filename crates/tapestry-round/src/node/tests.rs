@@ -1,3 +1,5 @@
+mod participation;
+
 use super::*;
 use crate::{RoundResult, TrainingMetrics};
 use std::collections::BTreeMap;
@@ -44,7 +46,7 @@ fn charter(signers: &[u8]) -> Signed<Charter> {
         quorum: 2,
         base: digest("base"),
         open_held_out: HeldOutTerms { text: digest("text"), max_tokens: 2048 },
-        rounds: RoundTerms { num_rounds: 2, window_ms: WINDOW_MS, min_contributions: 2 },
+        rounds: RoundTerms { num_rounds: 2, window_ms: WINDOW_MS, min_contributions: 2, late_rounds: 0 },
         screening: ScreeningTerms { max_relative_change: 0.1, max_bpb_rise: 0.1 },
         merge: MergeTerms::plain(0.5),
         gate: GateTerms { max_bpb_rise: 0.03 },
@@ -399,7 +401,8 @@ fn a_crash_at_any_event_resumes_with_the_same_work() {
 /// Compiles only while no conversion from `SovereignModel` into what a contribution is made of exists: with one, both
 /// implementations would apply to it and the call below would be ambiguous.
 mod no_way_from_sovereign_to_contribution {
-    use super::{ContributedCpt, Contribution, SovereignModel};
+    use super::{ContributedCpt, SovereignModel};
+    use crate::Contribution;
 
     trait Unambiguous<Marker> {
         fn check() {}

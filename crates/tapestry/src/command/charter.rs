@@ -85,6 +85,7 @@ pub(crate) async fn draft(args: &DraftArgs) -> Result<Signed<Charter>> {
             num_rounds: args.rounds,
             window_ms: u64::try_from(args.window.as_millis())?,
             min_contributions: args.min_contributions,
+            late_rounds: args.late_rounds,
         },
         screening: ScreeningTerms {
             max_relative_change: args.max_relative_change,
@@ -188,6 +189,13 @@ pub(crate) fn describe(signed: &Signed<Charter>) -> Result<String> {
         "  rounds       {}, each waits {window} for members and needs {} accepted contributions",
         rounds.num_rounds, rounds.min_contributions
     )?;
+    match rounds.late_rounds {
+        0 => writeln!(text, "  late         a contribution that misses its round counts in none")?,
+        late => writeln!(
+            text,
+            "  late         a contribution that misses its round counts in a later one, up to {late} later, for less: see lateness"
+        )?,
+    }
     writeln!(
         text,
         "  screening    a contribution moves at most {} of the base's norm, and its bits per byte on the open text\n\

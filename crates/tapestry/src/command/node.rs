@@ -1,8 +1,10 @@
-//! `tapestry node init` and `tapestry node join`.
+//! `tapestry node init`, `tapestry node join` and `tapestry node participate`.
 
 use super::charter::describe;
+use crate::cli::ParticipationMode;
 use crate::clock::now;
 use crate::home::Home;
+use crate::participation;
 use crate::role::Role;
 use crate::settings::{CoordinatorAddress, Evaluation, Machine, NodeSettings, Texts, Training};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -10,7 +12,8 @@ use std::path::{Path, PathBuf};
 use tapestry_core::{Digest, MemberName, PublicKey, Signed};
 use tapestry_governance::Charter;
 use tapestry_net::Dialer;
-use tapestry_round::node::{Node, NodeInput};
+use tapestry_round::Decline;
+use tapestry_round::node::{Node, NodeInput, Participation};
 
 /// Makes a node's home.
 pub(crate) fn init(home: &Home, contributed: &[PathBuf], private: &[PathBuf], held_out: &Path) -> Result<PublicKey> {
@@ -69,6 +72,36 @@ pub(crate) async fn join(home: &Home, url: &str, accept: Option<Digest>) -> Resu
     settings.write(home)?;
     role.record(events).await?;
     Ok(member)
+}
+
+/// Says how the member takes part from now on; what follows, for people.
+pub(crate) fn participate(home: &Home, mode: ParticipationMode, reason: String) -> Result<&'static str> {
+    NodeSettings::read(home)?;
+    ensure!(
+        reason.len() <= Decline::MAX_REASON_BYTES,
+        "the reason has {} bytes; the other members are told at most {}",
+        reason.len(),
+        Decline::MAX_REASON_BYTES
+    );
+    let (participation, what) = match mode {
+        ParticipationMode::Contribute => {
+            ensure!(reason.is_empty(), "taking part needs no reason; leave --reason out");
+            (Participation::Contribute, "This member contributes from now on.")
+        }
+        ParticipationMode::Private => (
+            Participation::KeepPrivate { reason },
+            "This member trains in each round and keeps the weights. What was sent already is not taken back.",
+        ),
+        ParticipationMode::Decline => {
+            (Participation::Decline { reason }, "This member declines each round from now on.")
+        }
+        ParticipationMode::Away => (
+            Participation::Away { reason },
+            "This member is away; the node tells the coordinator when it runs, and rounds do not wait for it.",
+        ),
+    };
+    participation::write(home, &participation)?;
+    Ok(what)
 }
 
 /// `https://HOST:PORT#KEY`.

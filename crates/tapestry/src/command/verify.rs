@@ -130,8 +130,9 @@ const fn is_decision_of(event: &CoordinatorEvent, number: u32) -> bool {
 /// Checks that a verdict, or the weights of a merge, are those that follow from the charter and from what the log holds before them.
 fn check_decision(state: &Coordinator, at: Timestamp, recorded: &CoordinatorEvent) -> Result<()> {
     let input = match recorded {
-        CoordinatorEvent::ContributionScreened { round, member, screening, .. } => {
-            CoordinatorInput::Screened { round: *round, member: member.clone(), screening: screening.clone() }
+        CoordinatorEvent::ContributionScreened { round, member, weights, screening, .. } => {
+            let (member, screening) = (member.clone(), screening.clone());
+            CoordinatorInput::Screened { round: *round, member, weights: *weights, screening }
         }
         _ => CoordinatorInput::Tick,
     };

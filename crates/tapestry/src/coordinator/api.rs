@@ -15,7 +15,7 @@ use tapestry_core::{CHUNK_BYTES, Digest, MemberName, ModelManifest, PublicKey, S
 use tapestry_governance::Charter;
 use tapestry_net::{BlobAction, Peer, blob_routes};
 use tapestry_round::coordinator::{Answer, Coordinator, CoordinatorInput, Phase};
-use tapestry_round::{Blame, Contribution, Decline, News, RoundResult, Verdict};
+use tapestry_round::{Attendance, Blame, Contribution, Decline, News, RoundResult, Verdict};
 
 /// The longest JSON body that is read.
 const MAX_JSON_BYTES: usize = 1 << 20;
@@ -80,6 +80,7 @@ pub(super) fn router(shared: &Arc<Loop>) -> Router {
         .route("/v1/news", get(news))
         .route("/v1/contribution", post(contribute))
         .route("/v1/decline", post(decline))
+        .route("/v1/attendance", post(attend))
         .route("/v1/activity", post(activity))
         .route("/v1/status", get(status))
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
@@ -88,19 +89,14 @@ pub(super) fn router(shared: &Arc<Loop>) -> Router {
 }
 
 impl Loop {
-    /// Weights are taken only while a round collects, from members who have not answered, and not without end.
+    /// Weights are taken only while they could count, from members who have not answered, and not without end.
     fn may_write(&self, peer: &PublicKey) -> Result<(), String> {
         let member = self.member_of(peer).ok_or("only members may send weights")?;
-        let state = self.state();
-        let round = state.round().filter(|round| matches!(round.phase, Phase::Collecting));
-        let round = round.ok_or("no round takes weights now")?;
-        if round.answers.contains_key(&member) {
-            return Err(format!("{member} has already answered round {}", round.announcement.round));
-        }
+        let round = self.state().takes_weights_of(&member, now()).map_err(|error| error.to_string())?;
         let mut presence = self.presence();
         let seen = presence.entry(member).or_default();
-        if seen.round != round.announcement.round {
-            (seen.round, seen.num_chunks_written) = (round.announcement.round, 0);
+        if seen.round != round {
+            (seen.round, seen.num_chunks_written) = (round, 0);
         }
         let limit = 2 * self.base_chunks + EXTRA_CHUNKS;
         if seen.num_chunks_written >= limit {
@@ -187,6 +183,16 @@ async fn decline(
 ) -> Result<Json<()>, Refused> {
     let member = seen(&shared, sender).await;
     shared.handle(member.as_ref(), CoordinatorInput::Decline { sender, decline }).await?;
+    Ok(Json(()))
+}
+
+async fn attend(
+    State(shared): State<Arc<Loop>>,
+    Extension(Peer(sender)): Extension<Peer>,
+    Json(attendance): Json<Signed<Attendance>>,
+) -> Result<Json<()>, Refused> {
+    let member = seen(&shared, sender).await;
+    shared.handle(member.as_ref(), CoordinatorInput::Attend { sender, attendance }).await?;
     Ok(Json(()))
 }
 
@@ -307,6 +313,7 @@ fn answer_name(answer: Option<&Answer>) -> &'static str {
         Some(Answer::Judged(_, Verdict::Accepted { .. })) => "accepted",
         Some(Answer::Judged(..)) => "refused",
         Some(Answer::Absent(Verdict::Declined { .. })) => "declined",
+        Some(Answer::Absent(Verdict::Away { .. })) => "away",
         Some(Answer::Absent(_)) => "missing",
     }
 }

@@ -40,9 +40,9 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
             let measured = measure_model(blobs, &manifest, text, terms.max_tokens as usize, working).await;
             Ok(CoordinatorInput::CommunityMeasured { base, member, bpb: measured.ok().map(|measured| measured.bpb()) })
         }
-        CoordinatorEffect::Screen { round, member, base, weights } => {
+        CoordinatorEffect::Screen { round, member, base, weights: contribution } => {
             let base: ModelManifest = blobs.get_json(base).await?;
-            let screening = match read_manifest(blobs, weights, &base).await {
+            let screening = match read_manifest(blobs, contribution, &base).await {
                 Err(error) => Screening::Malformed { what: format!("{error:#}") },
                 Ok(weights) => {
                     let working = shared.reporter.start("screen", format!("round {round}, {member}"), "bytes");
@@ -72,7 +72,7 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
                     }
                 }
             };
-            Ok(CoordinatorInput::Screened { round, member, screening })
+            Ok(CoordinatorInput::Screened { round, member, weights: contribution, screening })
         }
         CoordinatorEffect::Merge(work) => {
             let round = work.round;
@@ -137,8 +137,9 @@ pub(crate) fn describe(event: &CoordinatorEvent) -> String {
             format!("round {}: contribution of {} has arrived", contribution.round, contribution.member)
         }
         CoordinatorEvent::ContributionScreened { round, member, verdict, .. } => match verdict {
-            Verdict::Accepted { bpb, relative_change, .. } => {
-                format!("round {round}: {member} accepted ({bpb:.4} bits per byte, change {relative_change:.4})")
+            Verdict::Accepted { bpb, relative_change, staleness, .. } => {
+                let late = if *staleness > 0 { format!(", {staleness} rounds late") } else { String::new() };
+                format!("round {round}: {member} accepted ({bpb:.4} bits per byte, change {relative_change:.4}{late})")
             }
             Verdict::Refused { reasons } => {
                 let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
@@ -151,7 +152,14 @@ pub(crate) fn describe(event: &CoordinatorEvent) -> String {
             let decline = &decline.document;
             format!("round {}: {} declines: {}", decline.round, decline.member, decline.reason)
         }
-        CoordinatorEvent::Missing { round, member } => format!("round {round}: {member} did not answer in time"),
+        CoordinatorEvent::Missing { round, member, reason } => format!("round {round}: {member} is MISSING: {reason}"),
+        CoordinatorEvent::Late { round, member, reason, .. } => format!("round {round}: {member} is LATE: {reason}"),
+        CoordinatorEvent::Attended { attendance } => {
+            let attendance = &attendance.document;
+            let what = if attendance.is_present { "is back" } else { "leaves for a while" };
+            let reason = Some(&attendance.reason).filter(|reason| !reason.is_empty());
+            format!("{} {what}{}", attendance.member, reason.map_or(String::new(), |reason| format!(": {reason}")))
+        }
         CoordinatorEvent::MergeStarted { round, weights } => {
             format!("round {round}: merging {} contributions", weights.len())
         }
