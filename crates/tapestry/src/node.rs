@@ -74,10 +74,7 @@ pub(crate) async fn run(home: &Home, reporter: Reporter) -> Result<()> {
 impl Driver {
     async fn drive(&mut self) -> Result<()> {
         loop {
-            let participation = participation::read(&self.home)?;
-            if participation != *self.role.state().participation() {
-                self.handle(NodeInput::Participate(participation)).await?;
-            }
+            self.heed_operator().await?;
             let state = self.role.state();
             if state.is_complete() {
                 let sovereign = state.sovereign().map(|model| model.digest().to_string()).unwrap_or_default();
@@ -87,8 +84,16 @@ impl Driver {
             }
             match state.pending().into_iter().next() {
                 None => self.take_news(NEWS_WAIT).await?,
-                Some(effect) => match self.execute(effect).await? {
-                    Done::Input(input) => self.handle(*input).await?,
+                Some(effect) => match self.execute(effect.clone()).await? {
+                    Done::Input(input) => {
+                        // What was trained is not sent against the word that was given meanwhile.
+                        if matches!(*input, NodeInput::Trained { .. }) {
+                            self.heed_operator().await?;
+                        }
+                        if self.role.state().pending().contains(&effect) {
+                            self.handle(*input).await?;
+                        }
+                    }
                     Done::AskForNews => {
                         let version = self.news_version;
                         self.take_news(Duration::ZERO).await?;
@@ -99,6 +104,15 @@ impl Driver {
                 },
             }
         }
+    }
+
+    /// Takes up what the operator has said meanwhile.
+    async fn heed_operator(&mut self) -> Result<()> {
+        let participation = participation::read(&self.home)?;
+        if participation != *self.role.state().participation() {
+            self.handle(NodeInput::Participate(participation)).await?;
+        }
+        Ok(())
     }
 
     /// Gives an input to the state machine and makes what follows durable.

@@ -45,14 +45,10 @@ impl Node {
     pub(super) fn pending_attendance(&self, membership: &Membership) -> Option<NodeEffect> {
         let (charter, member) = (membership.digest, membership.member.clone());
         let number = self.num_attendances + 1;
-        // Odd ones leave.
-        let attendance = Attendance {
-            charter,
-            member,
-            number,
-            is_present: number.is_multiple_of(2),
-            reason: cut(self.participation.reason().to_owned()),
-        };
+        // Odd ones leave, and say why.
+        let is_present = number.is_multiple_of(2);
+        let reason = if is_present { String::new() } else { cut(self.participation.reason().to_owned()) };
+        let attendance = Attendance { charter, member, number, is_present, reason };
         self.is_attendance_due().then_some(NodeEffect::SendAttendance { attendance })
     }
 
