@@ -1,25 +1,28 @@
 //! The routes of blobs: asked for by digest, checked before they are stored.
 //!
-//! A blob is at most [`CHUNK_BYTES`] long and is held in memory while it moves, so a few move at once, in all and for each
-//! peer; the rest wait in their connections.
+//! In a folder a blob moves in pieces, and takes the memory of two of them for as long as it needs; so a slow peer costs little and
+//! stands in nobody's way. Where blobs are no files, they are held in memory while they move, so a few move at once, in all and for
+//! each peer; the rest wait in their connections.
 
 use crate::Peer;
 use crate::answer::refusal;
+use crate::arriving::ArrivingBlob;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use bytes::Bytes;
-use futures::stream;
+use futures::stream::{self, Stream};
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
+use hyper::header::HeaderValue;
+use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use tapestry_core::{CHUNK_BYTES, Digest, PublicKey};
-use tapestry_store::{BlobStore, StoreError};
+use tapestry_store::{BlobStore, PIECE_BYTES, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What a peer wants to do with a blob.
@@ -41,12 +44,10 @@ pub(crate) const MAX_BLOB_BYTES: usize = CHUNK_BYTES as usize;
 pub(crate) const MAX_DIGESTS: usize = 65_536;
 /// The longest question: the digests as JSON, with room for white space.
 const MAX_QUESTION_BYTES: usize = MAX_DIGESTS * 80;
-/// Blobs on the way at once, which take `CHUNK_BYTES` of memory each.
+/// Whole blobs in memory at once, which take `CHUNK_BYTES` each.
 const NUM_MOVING: usize = 8;
-/// Blobs on the way at once to or from one peer.
+/// Whole blobs in memory at once to or from one peer.
 const NUM_MOVING_PER_PEER: usize = 2;
-/// How much of an answer is handed over at a time.
-const PIECE_BYTES: usize = 64 << 10;
 
 #[derive(Clone)]
 struct Shared {
@@ -55,9 +56,12 @@ struct Shared {
     room: Arc<Room>,
 }
 
-/// The routes `GET`, `HEAD` and `PUT /v1/blobs/{digest}`, and `POST /v1/blobs/missing`, which is asked for a list of
-/// at most 65,536 digests and answers with those that are not here. They run behind a [`Server`](crate::Server), which
-/// says who the peer is.
+/// The routes `GET` (of all or, with `Range: bytes=N-`, of the rest), `HEAD` and `PUT /v1/blobs/{digest}`, and
+/// `POST /v1/blobs/missing`, which is asked for a list of at most 65,536 digests and answers with those that are not here. They run
+/// behind a [`Server`](crate::Server), which says who the peer is.
+///
+/// What `GET` sends is checked by whoever receives it. With `?check=true` it is checked here first, which tells a damaged store from
+/// a damaged transfer.
 pub fn blob_routes(store: BlobStore, policy: BlobPolicy) -> Router {
     Router::new()
         .route("/v1/blobs/{digest}", get(read).head(exists).put(write))
@@ -65,25 +69,96 @@ pub fn blob_routes(store: BlobStore, policy: BlobPolicy) -> Router {
         .with_state(Shared { store, policy, room: Arc::default() })
 }
 
+#[derive(Deserialize)]
+struct ReadQuery {
+    #[serde(default)]
+    check: bool,
+}
+
 async fn read(
     State(shared): State<Shared>,
     Extension(Peer(peer)): Extension<Peer>,
     Path(digest): Path<String>,
+    Query(query): Query<ReadQuery>,
+    headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let digest = parse(&digest)?;
     shared.check(&peer, BlobAction::Read(digest))?;
-    let held = shared.room.enter(peer).await;
-    let content = shared.store.get(digest).await?;
-    let head = [
-        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (header::CONTENT_LENGTH, content.len().to_string()),
-    ];
-    // In pieces, so that the room is held until the last of them is on its way.
-    let pieces = stream::unfold((content, held), async |(mut rest, held)| {
-        let piece = rest.split_to(rest.len().min(PIECE_BYTES));
-        (!piece.is_empty()).then_some((Ok::<Bytes, Infallible>(piece), (rest, held)))
-    });
-    Ok((head, Body::from_stream(pieces)).into_response())
+    let store = shared.store.clone();
+    let is_whole = query.check || !store.is_in_files();
+    let held = if is_whole { shared.room.enter(peer).await } else { None };
+    let (size, first) = if is_whole {
+        let content = if query.check { store.get(digest).await? } else { store.get_unverified(digest).await? };
+        (content.len() as u64, Some(content))
+    } else {
+        let missing = || StoreError::Missing { digest, place: String::new() };
+        (store.size(digest).await?.ok_or_else(missing)?, None)
+    };
+    let from = match headers.get(header::RANGE) {
+        Some(range) => {
+            Some(range.to_str().ok().and_then(range_start).filter(|from| *from < size).ok_or_else(|| {
+                let reason =
+                    format!("the range is none of blob {digest}, which has {size} bytes; `bytes=N-` is expected");
+                Failure(StatusCode::RANGE_NOT_SATISFIABLE, reason, false)
+            })?)
+        }
+        None => None,
+    };
+    let start = from.unwrap_or(0);
+    let pieces = match first {
+        // In small pieces, so that the room is held until the last of them is on its way.
+        Some(mut content) => {
+            let rest = content.split_off(usize::try_from(start).unwrap_or(usize::MAX).min(content.len()));
+            let pieces = stream::unfold((rest, held), async |(mut rest, held)| {
+                let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+                (!piece.is_empty()).then_some((Ok::<Bytes, StoreError>(piece), (rest, held)))
+            });
+            Body::from_stream(pieces)
+        }
+        None => Body::from_stream(read_ahead(store, digest, start, size)),
+    };
+    let mut answer = pieces.into_response();
+    let head = answer.headers_mut();
+    head.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    head.insert(header::CONTENT_LENGTH, HeaderValue::from(size - start));
+    head.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if from.is_some() {
+        *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let range = format!("bytes {start}-{}/{size}", size - 1);
+        answer.headers_mut().insert(header::CONTENT_RANGE, HeaderValue::try_from(range).map_err(|_| internal())?);
+    }
+    Ok(answer)
+}
+
+/// The start of a range that goes to the end.
+fn range_start(range: &str) -> Option<u64> {
+    range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+}
+
+/// The pieces of a blob from `start` to `end`; each is read while the one before it is sent.
+fn read_ahead(
+    store: BlobStore,
+    digest: Digest,
+    start: u64,
+    end: u64,
+) -> impl Stream<Item = Result<Bytes, StoreError>> + Send {
+    let read = move |at: u64| {
+        let store = store.clone();
+        (at < end).then(|| tokio::spawn(async move { store.piece_unverified(digest, at).await }))
+    };
+    let first = read(start);
+    stream::unfold((start, first, read), move |(at, reading, read)| async move {
+        let piece = match reading?.await {
+            Ok(Ok(piece)) if piece.is_empty() => Err(StoreError::WrittenSize { expected: end, found: at }),
+            Ok(piece) => piece,
+            Err(_) => Err(StoreError::Interrupted),
+        };
+        // The answer has begun, so nobody but the log can be told.
+        let piece = piece.inspect_err(|error| tracing::error!(%error, "a blob could not be sent"));
+        let at = at + piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        let next = if piece.is_ok() { read(at) } else { None };
+        Some((piece, (at, next, read)))
+    })
 }
 
 async fn exists(
@@ -105,7 +180,7 @@ async fn write(
     let written = shared.write(peer, &digest, &mut body).await;
     if written.is_err() {
         // Closing a socket with something unread in it resets the connection, and the peer would never read the reason.
-        let _ = receive(&mut body, 2 * MAX_BLOB_BYTES, |_| ()).await;
+        discard(&mut body, 2 * MAX_BLOB_BYTES).await;
     }
     written.map(|()| StatusCode::CREATED)
 }
@@ -138,31 +213,34 @@ impl Shared {
         if announced > CHUNK_BYTES {
             return Err(too_large(announced));
         }
-        let _held = self.room.enter(peer).await;
-        let mut content = Vec::with_capacity(usize::try_from(announced).unwrap_or_default());
-        receive(body, MAX_BLOB_BYTES, |piece| content.extend_from_slice(piece)).await?;
-        Ok(self.store.put_expected(digest, content.into()).await?)
+        let _held = if self.store.is_in_files() { None } else { self.room.enter(peer).await };
+        let mut blob = ArrivingBlob::new(&self.store, digest);
+        let late = |error| Failure(StatusCode::REQUEST_TIMEOUT, format!("the blob did not arrive: {error}"), true);
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(late)?.into_data() else { continue };
+            blob.take(&data).await?;
+        }
+        Ok(blob.finish().await?)
     }
 }
 
-/// Hands a body of at most `limit` bytes to `take`, as it comes.
-async fn receive(body: &mut Body, limit: usize, mut take: impl FnMut(&[u8])) -> Result<(), Failure> {
+/// Reads what is left of a body of at most `limit` bytes.
+async fn discard(body: &mut Body, limit: usize) {
     let mut size = 0;
-    while let Some(frame) = body.frame().await {
-        let late = |error| Failure(StatusCode::REQUEST_TIMEOUT, format!("the blob did not arrive: {error}"), true);
-        let frame = frame.map_err(late)?;
-        let Some(piece) = frame.data_ref() else { continue };
-        size += piece.len();
+    while let Some(Ok(frame)) = body.frame().await {
+        size += frame.data_ref().map_or(0, Bytes::len);
         if size > limit {
-            return Err(too_large(size as u64));
+            return;
         }
-        take(piece);
     }
-    Ok(())
 }
 
 fn parse(digest: &str) -> Result<Digest, Failure> {
     digest.parse().map_err(|error| Failure(StatusCode::BAD_REQUEST, format!("{error}"), false))
+}
+
+fn internal() -> Failure {
+    Failure(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be made".into(), true)
 }
 
 fn too_large(found: u64) -> Failure {

@@ -2,7 +2,9 @@
 
 use crate::NetError;
 use crate::answer::ErrorBody;
-use crate::identity::client_config;
+use crate::arriving::ArrivingBlob;
+use crate::blobs::MAX_BLOB_BYTES;
+use crate::identity::{TLS_BUFFER_BYTES, client_config};
 use crate::pace::{Activity, Totals, Watched};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
@@ -61,6 +63,14 @@ struct Question<'a> {
     path: &'a str,
     body: Bytes,
     content_type: Option<&'static str>,
+}
+
+/// What becomes of an answer that says yes.
+enum Taker<'a> {
+    /// It is read as a whole, up to so many bytes.
+    Whole(usize),
+    /// It is the rest of a blob.
+    Blob(&'a mut ArrivingBlob),
 }
 
 impl fmt::Debug for Dialer {
@@ -163,20 +173,30 @@ impl Dialer {
         }
     }
 
+    /// GET of what is left of a blob: all of it if nothing has come yet, and otherwise from where it broke off.
+    pub(crate) async fn get_blob(&self, path: &str, blob: &mut ArrivingBlob) -> Result<(), NetError> {
+        let question = Question { method: Method::GET, path, body: Bytes::new(), content_type: None };
+        self.ask_for(question, Taker::Blob(blob)).await.map(drop)
+    }
+
     fn parse<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, NetError> {
         serde_json::from_slice(body).map_err(|error| self.unreadable(error))
     }
 
     async fn ask(&self, question: Question<'_>, limit: usize) -> Result<Bytes, NetError> {
+        self.ask_for(question, Taker::Whole(limit)).await
+    }
+
+    async fn ask_for(&self, question: Question<'_>, mut taker: Taker<'_>) -> Result<Bytes, NetError> {
         let kept = self.take_kept();
         // A kept connection may have been closed by the other side in the meantime: then, once more on a new one.
         if let Some(connection) = kept {
-            match self.ask_on(connection, &question, limit).await {
+            match self.ask_on(connection, &question, &mut taker).await {
                 Err(NetError::Unreachable { .. }) => {}
                 answered => return answered,
             }
         }
-        self.ask_on(self.connect().await?, &question, limit).await
+        self.ask_on(self.connect().await?, &question, &mut taker).await
     }
 
     fn take_kept(&self) -> Option<Connection> {
@@ -190,12 +210,17 @@ impl Dialer {
         &self,
         mut connection: Connection,
         question: &Question<'_>,
-        limit: usize,
+        taker: &mut Taker<'_>,
     ) -> Result<Bytes, NetError> {
         let mut request =
             Request::builder().method(&question.method).uri(question.path).header(header::HOST, &self.shared.address);
         if let Some(content_type) = question.content_type {
             request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        if let Taker::Blob(blob) = taker
+            && blob.size_bytes() > 0
+        {
+            request = request.header(header::RANGE, format!("bytes={}-", blob.size_bytes()));
         }
         let request = request
             .body(Full::new(question.body.clone()))
@@ -205,8 +230,12 @@ impl Dialer {
             connection.sender.ready().await.map_err(|error| self.failed(&error))?;
             let answer = connection.sender.send_request(request).await.map_err(|error| self.failed(&error))?;
             let status = answer.status();
-            let limit = if status.is_success() { limit } else { MAX_REFUSAL_BYTES };
-            Ok((status, self.read(answer, limit).await?))
+            let content = match taker {
+                _ if !status.is_success() => self.read(answer, MAX_REFUSAL_BYTES).await?,
+                Taker::Whole(limit) => self.read(answer, *limit).await?,
+                Taker::Blob(blob) => self.read_blob(answer, blob, &activity).await?,
+            };
+            Ok((status, content))
         };
         let (status, content) = self.while_moving(&activity, asking).await?;
         let mut kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -260,6 +289,36 @@ impl Dialer {
         Ok(content.freeze())
     }
 
+    async fn read_blob(
+        &self,
+        answer: Response<Incoming>,
+        blob: &mut ArrivingBlob,
+        activity: &Activity,
+    ) -> Result<Bytes, NetError> {
+        if answer.status() == StatusCode::PARTIAL_CONTENT {
+            let range = answer.headers().get(header::CONTENT_RANGE).and_then(|range| range.to_str().ok());
+            let expected = format!("bytes {}-", blob.size_bytes());
+            if !range.is_some_and(|range| range.starts_with(&expected)) {
+                return Err(self.unreadable(format!("{expected} was asked for, {range:?} came")));
+            }
+        } else {
+            blob.restart();
+        }
+        let mut body = answer.into_body();
+        if body.size_hint().lower() > (MAX_BLOB_BYTES as u64).saturating_sub(blob.size_bytes()) {
+            return Err(NetError::TooLarge { address: self.shared.address.clone(), limit: MAX_BLOB_BYTES });
+        }
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.failed(&error))?;
+            if let Some(data) = frame.data_ref() {
+                blob.take(data).await?;
+                // What this side's disk takes is not the other side's standing still.
+                activity.touch();
+            }
+        }
+        Ok(Bytes::new())
+    }
+
     async fn connect(&self) -> Result<Connection, NetError> {
         let activity = Activity::new(Arc::clone(&self.shared.totals));
         let connecting = async {
@@ -268,7 +327,9 @@ impl Dialer {
             let stream = Watched::new(stream, Arc::clone(&activity), None);
             // The name is not used: the key is the identity.
             let name = ServerName::try_from("tapestry.invalid").map_err(|error| self.unreachable(error))?;
-            let stream = self.shared.connector.connect(name, stream).await.map_err(|error| self.tls_failed(&error))?;
+            let mut stream =
+                self.shared.connector.connect(name, stream).await.map_err(|error| self.tls_failed(&error))?;
+            stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
             let (sender, connection) =
                 http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.failed(&error))?;
             tokio::spawn(async move {

@@ -19,6 +19,9 @@ pub struct Peer(pub PublicKey);
 /// What is spoken inside (RFC 7301).
 const HTTP_1_1: &[u8] = b"http/1.1";
 
+/// How much is encrypted before it goes to the system, so that it is called seldom.
+pub(crate) const TLS_BUFFER_BYTES: usize = 256 << 10;
+
 /// Which keys get through the handshake.
 type AllowedKeys = dyn Fn(&PublicKey) -> bool + Send + Sync;
 

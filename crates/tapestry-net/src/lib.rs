@@ -5,6 +5,7 @@
 //! that the caller answers ([`Server::bind`]), from the charter. This crate knows no charter.
 
 mod answer;
+mod arriving;
 mod blobs;
 mod crowd;
 mod dialer;

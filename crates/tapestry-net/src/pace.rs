@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -161,12 +162,19 @@ pub(crate) struct Watched<S> {
     stream: S,
     activity: Arc<Activity>,
     writing: Option<Patience>,
+    /// What was read from the system and not yet asked for: TLS asks for little at a time.
+    ahead: Vec<u8>,
+    /// Where in it the bytes lie.
+    unread: Range<usize>,
 }
+
+/// How much is read from the system at a time.
+const READ_BYTES: usize = 256 << 10;
 
 impl<S> Watched<S> {
     /// `pace`: what is asked of the other side's reading, if anything.
     pub(crate) fn new(stream: S, activity: Arc<Activity>, pace: Option<Pace>) -> Self {
-        Self { stream, activity, writing: pace.map(Patience::new) }
+        Self { stream, activity, writing: pace.map(Patience::new), ahead: vec![], unread: 0..0 }
     }
 
     fn written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -189,9 +197,17 @@ impl<S> Watched<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.activity.count(&self.activity.totals.received, buf.filled().len() - before);
+        let this = &mut *self;
+        if this.unread.is_empty() {
+            this.ahead.resize(READ_BYTES, 0);
+            let mut room = ReadBuf::new(&mut this.ahead);
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut room))?;
+            this.unread = 0..room.filled().len();
+            this.activity.count(&this.activity.totals.received, this.unread.len());
+        }
+        let len = this.unread.len().min(buf.remaining());
+        buf.put_slice(&this.ahead[this.unread.start..this.unread.start + len]);
+        this.unread.start += len;
         Poll::Ready(Ok(()))
     }
 }

@@ -10,7 +10,7 @@
 
 use crate::answer::{explained, refusal};
 use crate::crowd::{Crowd, Place, network_of};
-use crate::identity::{server_config, shown_key};
+use crate::identity::{TLS_BUFFER_BYTES, server_config, shown_key};
 use crate::pace::{Activity, Pace, PacedBody, Totals, Watched};
 use crate::{NetError, Peer};
 use axum::Router;
@@ -241,7 +241,8 @@ impl Shared {
             }
         };
         let stream = tokio::time::timeout(self.limits.handshake_timeout, handshake).await;
-        let stream = stream.map_err(|_| "it took too long")??;
+        let mut stream = stream.map_err(|_| "it took too long")??;
+        stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
         let shown = stream.get_ref().1.peer_certificates().and_then(|list| list.first()).ok_or("no key was shown")?;
         let peer = shown_key(shown).map_err(|error| error.to_string())?;
         Ok((peer, stream))

@@ -1,12 +1,13 @@
 //! Moving many blobs: never one that the other side has, and through any number of broken connections.
 
-use crate::blobs::{MAX_BLOB_BYTES, MAX_DIGESTS};
+use crate::arriving::ArrivingBlob;
+use crate::blobs::MAX_DIGESTS;
 use crate::{Dialer, NetError};
 use futures::stream::{self, Stream, StreamExt as _};
 use std::collections::HashSet;
 use std::time::Duration;
 use tapestry_core::{CHUNK_BYTES, Digest};
-use tapestry_store::BlobStore;
+use tapestry_store::{BlobStore, StoreError};
 
 /// The pause before the first and the longest pause before a later repetition.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -58,14 +59,19 @@ pub async fn pull_blobs(
 }
 
 async fn push(dialer: Dialer, store: BlobStore, digest: Digest) -> Result<u64, NetError> {
-    let content = store.get(digest).await?;
+    // Whoever receives it checks it.
+    let content = store.get_unverified(digest).await?;
     let path = path_of(digest);
     let mut backoff = Backoff::new();
     loop {
         let error = match dialer.put_bytes(&path, content.clone()).await {
             Ok(()) => return Ok(content.len() as u64),
             Err(error) if error.is_transient() => error,
-            Err(error) => return Err(error),
+            Err(error) => {
+                // If it is damaged here, that is the reason.
+                store.get(digest).await?;
+                return Err(error);
+            }
         };
         backoff.pause(&error, &mut log_failure).await;
         // The connection may have broken between the storing and the answer. A question costs less than a chunk; who may
@@ -77,12 +83,36 @@ async fn push(dialer: Dialer, store: BlobStore, digest: Digest) -> Result<u64, N
 }
 
 async fn pull(dialer: Dialer, store: BlobStore, digest: Digest) -> Result<u64, NetError> {
-    let path = path_of(digest);
-    let content = retry_forever(|| dialer.get_bytes(&path, MAX_BLOB_BYTES), log_failure).await?;
-    let size = content.len() as u64;
-    store.put_expected(digest, content).await?;
-    Ok(size)
+    let mut path = path_of(digest);
+    loop {
+        let mut blob = ArrivingBlob::new(&store, digest);
+        let mut backoff = Backoff::new();
+        loop {
+            let before = blob.size_bytes();
+            match dialer.get_blob(&path, &mut blob).await {
+                Ok(()) => break,
+                Err(error) if error.is_transient() => {
+                    // What has come is kept; whoever gets on need not wait longer and longer.
+                    if blob.size_bytes() > before {
+                        backoff = Backoff::new();
+                    }
+                    backoff.pause(&error, &mut log_failure).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let size = blob.size_bytes();
+        match blob.finish().await {
+            Ok(()) => return Ok(size),
+            // Once more, checked by the sender: it then says so if its own copy is damaged.
+            Err(StoreError::WrongContent { .. }) if !path.ends_with(CHECKED) => path.push_str(CHECKED),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
+
+/// Asks the sender to check a blob before it sends it.
+const CHECKED: &str = "?check=true";
 
 fn path_of(digest: Digest) -> String {
     format!("/v1/blobs/{digest}")

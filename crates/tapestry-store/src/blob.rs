@@ -2,7 +2,10 @@
 
 use crate::StoreError;
 use crate::blocking::wait;
+use crate::buffer::PIECE_BYTES;
+use crate::folder::{self, Commits, StagedFile};
 use crate::objects::Objects;
+use crate::stream::on_blocking_thread;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStore;
@@ -11,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::any::type_name;
 use std::collections::HashSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tapestry_core::{Blob, CHUNK_BYTES, Digest, ModelManifest, to_canonical_json};
@@ -65,10 +69,8 @@ impl BlobStore {
     /// # Errors
     /// Where the content is longer than [`CHUNK_BYTES`], or the store fails; then nothing was changed.
     pub async fn put(&self, content: Bytes) -> Result<Digest, StoreError> {
-        check_size(&content)?;
-        let digest = Digest::of(&content);
-        self.put_named(digest, content).await?;
-        Ok(digest)
+        let staged = self.stage_as(None, content).await?;
+        self.commit(vec![staged]).await.map(|digests| digests[0])
     }
 
     /// As [`Self::put`], from ordinary synchronous code; waits for the store.
@@ -76,8 +78,8 @@ impl BlobStore {
     /// # Errors
     /// As [`Self::put`].
     pub fn put_blocking(&self, content: Bytes) -> Result<Digest, StoreError> {
-        let store = self.clone();
-        wait(async move { store.put(content).await })
+        let staged = self.stage_blocking(content)?;
+        self.commit_blocking(vec![staged]).map(|digests| digests[0])
     }
 
     /// Stores content that somebody sent as the blob `expected`.
@@ -85,14 +87,76 @@ impl BlobStore {
     /// # Errors
     /// [`StoreError::WrongContent`] where it is something else; otherwise as [`Self::put`].
     pub async fn put_expected(&self, expected: Digest, content: Bytes) -> Result<(), StoreError> {
-        check_size(&content)?;
-        let found = Digest::of(&content);
-        if found != expected {
-            return Err(StoreError::WrongContent { expected, found });
-        }
-        self.put_named(expected, content).await
+        let staged = self.stage(expected, content).await?;
+        self.commit(vec![staged]).await.map(drop)
     }
 
+    /// The first half of [`Self::put_expected`]: the content is checked and out of memory, and not yet durable. It becomes so
+    /// with [`Self::commit`], which costs less for several at once. Until then it is not here.
+    ///
+    /// # Errors
+    /// As [`Self::put_expected`].
+    pub async fn stage(&self, expected: Digest, content: Bytes) -> Result<Staged, StoreError> {
+        self.stage_as(Some(expected), content).await
+    }
+
+    async fn stage_as(&self, expected: Option<Digest>, content: Bytes) -> Result<Staged, StoreError> {
+        if self.objects.folder().is_some() {
+            let store = self.clone();
+            return on_blocking_thread(move || store.stage_file(expected, &content)).await;
+        }
+        let digest = check(expected, &content)?;
+        self.put_named(digest, content).await?;
+        Ok(Staged { digest, file: None })
+    }
+
+    pub(crate) fn stage_blocking(&self, content: Bytes) -> Result<Staged, StoreError> {
+        if self.objects.folder().is_some() {
+            return self.stage_file(None, &content);
+        }
+        let store = self.clone();
+        wait(async move { store.stage_as(None, content).await })
+    }
+
+    fn stage_file(&self, expected: Option<Digest>, content: &Bytes) -> Result<Staged, StoreError> {
+        let digest = check(expected, content)?;
+        let path = object_path(digest);
+        let name = self.objects.file(&path).unwrap_or_default();
+        match folder::read(&name, CHUNK_BYTES) {
+            Ok(Some(found)) if found == content => {
+                self.objects.commits().settle();
+                Ok(Staged { digest, file: None })
+            }
+            // Anything else that is there under this name is damaged; whole content is about to take its place.
+            Ok(_) | Err(StoreError::Oversized { .. }) => {
+                Ok(Staged { digest, file: Some(self.objects.commits().stage(&name, content)?) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes staged blobs durable, all in one go, and gives their names.
+    ///
+    /// # Errors
+    /// Where the store fails; then some of them may be here, and each of those is whole and durable.
+    pub async fn commit(&self, staged: Vec<Staged>) -> Result<Vec<Digest>, StoreError> {
+        let store = self.clone();
+        if staged.iter().all(|staged| staged.file.is_none()) {
+            return Ok(staged.iter().map(|staged| staged.digest).collect());
+        }
+        on_blocking_thread(move || store.commit_blocking(staged)).await
+    }
+
+    pub(crate) fn commit_blocking(&self, staged: Vec<Staged>) -> Result<Vec<Digest>, StoreError> {
+        let digests = staged.iter().map(|staged| staged.digest).collect();
+        let files: Vec<StagedFile> = staged.into_iter().filter_map(|staged| staged.file).collect();
+        if !files.is_empty() {
+            self.objects.commits().commit(&files)?;
+        }
+        Ok(digests)
+    }
+
+    /// Where blobs are no files.
     async fn put_named(&self, digest: Digest, content: Bytes) -> Result<(), StoreError> {
         let path = object_path(digest);
         match self.objects.read(&path, CHUNK_BYTES).await {
@@ -108,15 +172,70 @@ impl BlobStore {
     /// # Errors
     /// [`StoreError::Missing`], [`StoreError::Damaged`], [`StoreError::Oversized`], or the store's own failure.
     pub async fn get(&self, digest: Digest) -> Result<Bytes, StoreError> {
-        let path = object_path(digest);
-        let missing = || StoreError::Missing { digest, place: self.objects.place().to_owned() };
-        let content = self.objects.read(&path, CHUNK_BYTES).await?.ok_or_else(missing)?;
+        let content = self.get_unverified(digest).await?;
+        let store = self.clone();
+        let check = move || store.check_read(digest, content);
+        if self.objects.folder().is_some() { on_blocking_thread(check).await } else { check() }
+    }
+
+    fn check_read(&self, digest: Digest, content: Bytes) -> Result<Bytes, StoreError> {
         let found = Digest::of(&content);
         if found != digest {
-            let (size_bytes, object) = (content.len() as u64, self.objects.describe(&path));
+            let (size_bytes, object) = (content.len() as u64, self.objects.describe(&object_path(digest)));
             return Err(StoreError::Damaged { digest, found, size_bytes, object });
         }
         Ok(content)
+    }
+
+    /// The content of a blob, not checked, for one who will check it: the receiver of a transfer.
+    ///
+    /// # Errors
+    /// As [`Self::get`], but for [`StoreError::Damaged`].
+    pub async fn get_unverified(&self, digest: Digest) -> Result<Bytes, StoreError> {
+        let path = object_path(digest);
+        let read = match self.objects.file(&path) {
+            Some(name) => on_blocking_thread(move || folder::read(&name, CHUNK_BYTES)).await?,
+            None => self.objects.read(&path, CHUNK_BYTES).await?,
+        };
+        read.ok_or_else(|| StoreError::Missing { digest, place: self.objects.place().to_owned() })
+    }
+
+    /// Part of a blob, not checked: from `at` on, at most [`PIECE_BYTES`], less at its end. Where blobs are no files,
+    /// all of the rest.
+    ///
+    /// # Errors
+    /// As [`Self::get`], but for [`StoreError::Damaged`].
+    pub async fn piece_unverified(&self, digest: Digest, at: u64) -> Result<Bytes, StoreError> {
+        let Some(name) = self.file(digest) else {
+            let mut content = self.get_unverified(digest).await?;
+            return Ok(content.split_off(content.len().min(usize::try_from(at).unwrap_or(usize::MAX))));
+        };
+        let store = self.clone();
+        on_blocking_thread(move || {
+            folder::read_piece(&name, at, PIECE_BYTES).map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => StoreError::Missing { digest, place: store.place().to_owned() },
+                _ => StoreError::file("read", name, error),
+            })
+        })
+        .await
+    }
+
+    /// How long a blob is, or `None` where it is not stored.
+    ///
+    /// # Errors
+    /// Where the store fails.
+    pub async fn size(&self, digest: Digest) -> Result<Option<u64>, StoreError> {
+        self.objects.size(&object_path(digest)).await
+    }
+
+    /// Whether blobs are files, so that they can be read and written in pieces.
+    #[must_use]
+    pub fn is_in_files(&self) -> bool {
+        self.objects.folder().is_some()
+    }
+
+    pub(crate) fn commits(&self) -> Option<&Commits> {
+        self.objects.folder().map(|_| &**self.objects.commits())
     }
 
     /// Whether the blob is stored. It is not read, so damage shows only on [`Self::get`].
@@ -124,6 +243,9 @@ impl BlobStore {
     /// # Errors
     /// Where the store fails.
     pub async fn has(&self, digest: Digest) -> Result<bool, StoreError> {
+        if self.objects.folder().is_some() {
+            return self.missing(&[digest]).await.map(|missing| missing.is_empty());
+        }
         Ok(self.objects.size(&object_path(digest)).await?.is_some())
     }
 
@@ -133,7 +255,17 @@ impl BlobStore {
     /// Where the store fails.
     pub async fn missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
         let mut seen = HashSet::new();
-        let asked: Vec<Digest> = digests.iter().copied().filter(|digest| seen.insert(*digest)).collect();
+        let mut asked: Vec<Digest> = digests.iter().copied().filter(|digest| seen.insert(*digest)).collect();
+        if self.objects.folder().is_some() {
+            let store = self.clone();
+            let look = move || {
+                asked.retain(|digest| !store.file(*digest).is_some_and(|file| file.is_file()));
+                // What has its name may be about to be synced; what is said to be here has been.
+                store.objects.commits().settle();
+                Ok(asked)
+            };
+            return on_blocking_thread(look).await;
+        }
         let ask = |digest| {
             let store = self.clone();
             async move { Ok::<_, StoreError>((!store.has(digest).await?).then_some(digest)) }
@@ -141,6 +273,21 @@ impl BlobStore {
         let answers: Vec<Option<Digest>> =
             stream::iter(asked.into_iter().map(ask)).buffered(NUM_PARALLEL).try_collect().await?;
         Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// How many bytes can still be stored here, where there is a limit that can be asked for: the free space of a folder's
+    /// file system.
+    ///
+    /// # Errors
+    /// Where the system does not say.
+    pub fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
+        self.objects.folder().map(folder::free_bytes).transpose()
+    }
+
+    /// What messages call the place where blobs are.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        self.objects.place()
     }
 
     /// Stores the canonical JSON form of `value`; its digest is the value's name.
@@ -211,9 +358,31 @@ pub fn chunk_digests(model: &ModelManifest) -> Vec<Digest> {
     files.chain(&model.weights.data.chunks).copied().filter(|digest| seen.insert(*digest)).collect()
 }
 
-fn check_size(content: &Bytes) -> Result<(), StoreError> {
-    let found = content.len() as u64;
-    if found > CHUNK_BYTES { Err(StoreError::TooLarge { found }) } else { Ok(()) }
+/// A blob that is written and not yet durable; [`BlobStore::commit`] makes it so. Dropped before that, it is gone.
+#[must_use]
+pub struct Staged {
+    pub(crate) digest: Digest,
+    /// `None` where it is durable already.
+    pub(crate) file: Option<StagedFile>,
+}
+
+impl fmt::Debug for Staged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Staged").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+/// The name of `content`, which is the one expected.
+fn check(expected: Option<Digest>, content: &Bytes) -> Result<Digest, StoreError> {
+    let size = content.len() as u64;
+    if size > CHUNK_BYTES {
+        return Err(StoreError::TooLarge { found: size });
+    }
+    let found = Digest::of(content);
+    match expected.filter(|expected| *expected != found) {
+        Some(expected) => Err(StoreError::WrongContent { expected, found }),
+        None => Ok(found),
+    }
 }
 
 /// The first two digits make a folder, so that none has more than a 256th of the blobs.

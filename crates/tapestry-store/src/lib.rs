@@ -10,7 +10,7 @@
 //!
 //! # Durability
 //! In a folder, content is written under a temporary name, synced, then linked or renamed to its name, and the folder is
-//! synced. So a name shows all of the content or does not exist, whatever crashes; and what a call has confirmed is on
+//! synced; blobs that are written at about the same time share these syncs. So a name shows all of the content or does not exist, whatever crashes; and what a call has confirmed is on
 //! stable storage. Temporary files that a crash left are removed when the folder is opened.
 //!
 //! # What this is not
@@ -18,9 +18,12 @@
 //! refused; a blob store's clean-up may make another process's write fail, never succeed wrongly). Nothing is deleted
 //! here, and nothing is encrypted.
 
+mod arrival;
 mod blob;
 mod blocking;
+mod buffer;
 mod error;
+mod folder;
 mod log;
 mod models;
 mod objects;
@@ -29,7 +32,9 @@ mod stream;
 mod verified;
 mod weights;
 
-pub use blob::{BlobStore, chunk_digests};
+pub use arrival::Arrival;
+pub use blob::{BlobStore, Staged, chunk_digests};
+pub use buffer::{ChunkBuffer, PIECE_BYTES};
 pub use error::{LogError, StoreError};
 pub use log::LogStore;
 pub use role_log::{RoleLog, verify_log};

@@ -1,6 +1,7 @@
 //! A folder or bucket of small objects: bounded reads, atomic and durable writes, errors that name the object.
 
 use crate::StoreError;
+use crate::folder::Commits;
 use bytes::Bytes;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
@@ -19,11 +20,13 @@ pub(crate) struct Objects {
     place: Arc<str>,
     /// Where the objects are files.
     folder: Option<Arc<Path>>,
+    /// Where the writers of a folder of blobs meet.
+    commits: Arc<Commits>,
 }
 
 impl Objects {
     pub(crate) fn new(store: Arc<dyn ObjectStore>, place: &str) -> Self {
-        Self { store, place: place.into(), folder: None }
+        Self { store, place: place.into(), folder: None, commits: Arc::default() }
     }
 
     pub(crate) fn in_memory() -> Self {
@@ -52,6 +55,15 @@ impl Objects {
 
     pub(crate) fn place(&self) -> &str {
         &self.place
+    }
+
+    pub(crate) const fn commits(&self) -> &Arc<Commits> {
+        &self.commits
+    }
+
+    /// The folder, where objects are files.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
     }
 
     /// The object's file, where objects are files.

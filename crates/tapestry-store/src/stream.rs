@@ -2,8 +2,7 @@
 
 use crate::blocking::wait;
 use crate::objects::sync_folder;
-use crate::{BlobStore, StoreError};
-use bytes::Bytes;
+use crate::{BlobStore, ChunkBuffer, Staged, StoreError};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -12,18 +11,23 @@ use tapestry_core::{Blob, CHUNK_BYTES, Digest};
 #[expect(clippy::cast_possible_truncation, reason = "8 MiB fits any address space that this runs in")]
 pub(crate) const CHUNK_LEN: usize = CHUNK_BYTES as usize;
 
-/// Cuts what is written into chunks and stores each as soon as it is full. Holds two chunks at most.
+/// How many chunks share a commit.
+const COMMIT_CHUNKS: usize = 16;
+
+/// Cuts what is written into chunks and stores each as soon as it is full. Holds one chunk in memory. All are durable when it is
+/// finished; what was written before a crash is durable in part.
 #[derive(Debug)]
 pub(crate) struct BlobWriter {
     store: BlobStore,
     chunks: Vec<Digest>,
     size_bytes: u64,
-    pending: Vec<u8>,
+    pending: Option<ChunkBuffer>,
+    staged: Vec<Staged>,
 }
 
 impl BlobWriter {
     pub(crate) const fn new(store: BlobStore) -> Self {
-        Self { store, chunks: vec![], size_bytes: 0, pending: vec![] }
+        Self { store, chunks: vec![], size_bytes: 0, pending: None, staged: vec![] }
     }
 
     pub(crate) const fn size_bytes(&self) -> u64 {
@@ -32,28 +36,33 @@ impl BlobWriter {
 
     pub(crate) fn write(&mut self, mut content: &[u8]) -> Result<(), StoreError> {
         while !content.is_empty() {
-            let (now, later) = content.split_at(content.len().min(CHUNK_LEN - self.pending.len()));
-            self.pending.reserve_exact(CHUNK_LEN - self.pending.len());
-            self.pending.extend_from_slice(now);
-            self.size_bytes += now.len() as u64;
-            content = later;
-            if self.pending.len() == CHUNK_LEN {
-                self.store_pending()?;
+            let pending = self.pending.get_or_insert_with(|| ChunkBuffer::new(CHUNK_LEN));
+            let taken = pending.fill_from(content);
+            self.size_bytes += taken as u64;
+            content = &content[taken..];
+            if pending.is_full() {
+                self.stage_pending()?;
             }
         }
         Ok(())
     }
 
-    fn store_pending(&mut self) -> Result<(), StoreError> {
-        let (store, content) = (self.store.clone(), Bytes::from(std::mem::take(&mut self.pending)));
-        self.chunks.push(wait(async move { store.put(content).await })?);
+    fn stage_pending(&mut self) -> Result<(), StoreError> {
+        if let Some(pending) = self.pending.take() {
+            self.staged.push(self.store.stage_blocking(pending.into_bytes())?);
+        }
+        if self.staged.len() >= COMMIT_CHUNKS { self.commit() } else { Ok(()) }
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        let staged = std::mem::take(&mut self.staged);
+        self.chunks.extend(self.store.commit_blocking(staged)?);
         Ok(())
     }
 
     pub(crate) fn finish(mut self) -> Result<Blob, StoreError> {
-        if !self.pending.is_empty() {
-            self.store_pending()?;
-        }
+        self.stage_pending()?;
+        self.commit()?;
         Ok(Blob { size_bytes: self.size_bytes, chunks: self.chunks })
     }
 }
@@ -168,7 +177,12 @@ impl BlobStore {
 pub(crate) async fn on_blocking_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
+    ended(tokio::task::spawn_blocking(work).await)
+}
+
+/// The result of work on another thread; its panic goes on here.
+pub(crate) fn ended<T>(joined: Result<Result<T, StoreError>, tokio::task::JoinError>) -> Result<T, StoreError> {
+    match joined {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
