@@ -21,11 +21,12 @@ cargo xtask TASK
   tidy                      the rules of ARCHITECTURE.md that a program can check
   deny                      licences and sources of foreign code, by deny.toml
   demo                      the quick demo in a temporary folder, and a check of what it wrote
-  bench NAME [OPTION]...    our figures beside those of the peers and of the machine; NAME: merge
+  bench NAME [OPTION]...    our figures beside those of the peers and of the machine; NAME: merge, round
     --json                  one JSON object a row, instead of tables
     --rows FILTER[,...]     only works whose name contains FILTER
     --quick, --full         tiny models, in seconds; also what takes long or much disk
-    --repeat NUM            runs of each program, of which the median counts (3)
+    --repeat NUM            runs of each program, or rounds, of which the median counts (3)
+    --keep                  leave the homes and logs of consortia in the folder
     --dir DIR               where models are made and kept (bench-NAME in the target folder)
     --peers DIR             where bench/peers/setup.sh set the peers up (else $PEERS_HOME)
     --binary FILE           our program, where it is not to be built";

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
+use std::io::Read as _;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,7 +17,7 @@ use super::machine::{gigabytes, num_threads};
 use crate::run::output;
 
 /// Every rate: its name and what it is.
-pub(super) const RATES: [(&str, &str); 9] = [
+pub(super) const RATES: [(&str, &str); 10] = [
     ("read-one", "page cache into a small buffer, one thread"),
     ("read-all", "page cache into small buffers, all threads"),
     ("memory", "a[i] = b[i] + s c[i] over 1.6 GB, all threads, 3 x bytes"),
@@ -25,6 +27,7 @@ pub(super) const RATES: [(&str, &str); 9] = [
     ("read-direct", "from disk past the page cache"),
     ("blake3-one", "BLAKE3, one thread"),
     ("blake3-all", "BLAKE3, all threads"),
+    ("tcp-loopback", "one TCP stream over loopback, from the page cache into memory, without TLS"),
 ];
 
 /// Times each rate is measured.
@@ -67,6 +70,11 @@ impl Limits {
     /// Names and bytes a second.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
         self.0.iter().map(|(name, rate)| (*name, *rate))
+    }
+
+    /// Bytes a second; nothing where it could not be measured.
+    pub(super) fn rate(&self, name: &str) -> Option<f64> {
+        self.0.get(name).copied()
     }
 
     /// Seconds for `bytes`; endless where the rate could not be measured.
@@ -145,6 +153,10 @@ pub(super) fn child(name: &str, folder: &Path, size: usize) -> Result<()> {
             (size, Box::new(move || read(&file.0, size, threads, SMALL, false)))
         }
         "memory" => triad(size)?,
+        "tcp-loopback" => {
+            write(&file.0, size, 1, false)?;
+            (size, Box::new(move || tcp(&file.0)))
+        }
         "write-cache" => (size, Box::new(move || write(&file.0, size, num_threads(), false).map(drop))),
         "write-sync" => (size, Box::new(move || Ok(write(&file.0, size, num_threads(), false)?.sync_all()?))),
         "write-direct" => (size, Box::new(move || Ok(write(&file.0, size, num_threads(), true)?.sync_all()?))),
@@ -223,6 +235,24 @@ fn read(path: &Path, size: usize, num_threads: usize, step: usize, direct: bool)
             black_box(buffer.bytes());
         }
         Ok(())
+    })
+}
+
+/// Sends a file over loopback, without copying it in this process, to a thread that reads it into memory.
+fn tcp(path: &Path) -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(move || -> Result<()> {
+            let (mut stream, _) = listener.accept()?;
+            std::io::copy(&mut File::open(path)?, &mut stream)?;
+            Ok(())
+        });
+        let (mut stream, mut buffer) = (TcpStream::connect(address)?, vec![0; LARGE]);
+        while stream.read(&mut buffer)? > 0 {
+            black_box(&buffer);
+        }
+        sending.join().expect("a measuring thread does not panic")
     })
 }
 

@@ -4,7 +4,6 @@
 //! taken off, they do not hash, and none of them syncs what it wrote; some keep the result in memory and write nothing.
 
 mod agreement;
-mod models;
 mod peers;
 
 use std::fs::File;
@@ -14,13 +13,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use self::models::{B1, B7, M135, SMALL, Shape, TINY};
 use self::peers::{Peer, Peers};
 use super::limits::{Limits, Moved};
 use super::measure::{Program, measure};
+use super::models::{self, B1, B7, M135, SMALL, Shape, TINY};
 use super::report::{Comparison, Contender, Target, limit_rows};
 use super::{Options, machine};
-use crate::run::{cargo, step};
 
 /// A merge that is measured.
 struct Work {
@@ -213,12 +211,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
     };
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let folder = folder.canonicalize()?;
-    let binary = if let Some(binary) = &options.binary {
-        binary.canonicalize().with_context(|| format!("there is no {}", binary.display()))?
-    } else {
-        step(cargo().args(["build", "--release", "--quiet", "-p", "tapestry"]))?;
-        super::target_folder()?.join("release").join(format!("tapestry{}", std::env::consts::EXE_SUFFIX))
-    };
+    let binary = super::our_binary(options)?;
     for fact in machine::facts(&folder) {
         eprintln!("{fact}");
     }

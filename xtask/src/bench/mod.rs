@@ -7,13 +7,15 @@ mod limits;
 mod machine;
 mod measure;
 mod merge;
+mod models;
 mod report;
+mod round;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::run::{cargo, output};
+use crate::run::{cargo, output, step};
 
 /// What was typed after the name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,6 +36,8 @@ struct Options {
     repeat: Option<usize>,
     /// Our program, where it is not to be built.
     binary: Option<PathBuf>,
+    /// Leave homes and logs of consortia behind.
+    keep: bool,
 }
 
 impl Options {
@@ -46,6 +50,7 @@ impl Options {
                 "--json" => options.json = true,
                 "--quick" => options.quick = true,
                 "--full" => options.full = true,
+                "--keep" => options.keep = true,
                 "--rows" => options.rows.extend(value()?.split(',').map(str::to_string)),
                 "--dir" => options.dir = Some(value()?.into()),
                 "--peers" => options.peers = Some(value()?.into()),
@@ -73,10 +78,13 @@ impl Options {
 /// # Errors
 /// When there is no such bench, or ours could not do all of the work.
 pub(crate) fn bench(words: &[&str]) -> Result<()> {
-    let Some((name, options)) = words.split_first() else { bail!("name a bench: `cargo xtask bench merge`") };
+    let Some((name, options)) = words.split_first() else {
+        bail!("name a bench: `cargo xtask bench merge`, `cargo xtask bench round`")
+    };
     match *name {
         "merge" => merge::run(&Options::parse(options)?),
-        other => bail!("there is no bench `{other}`; there is `merge`"),
+        "round" => round::run(&Options::parse(options)?),
+        other => bail!("there is no bench `{other}`; there are `merge` and `round`"),
     }
 }
 
@@ -88,12 +96,22 @@ pub(crate) fn child(words: &[&str]) -> Result<()> {
     match words {
         ["measure", log, program @ ..] => measure::child(Path::new(log), program),
         ["limit", name, folder, size] => limits::child(name, Path::new(folder), size.parse()?),
+        ["train", member, job] => round::train(member.parse()?, Path::new(job)),
         ["touch", bytes] => {
             machine::child(bytes.parse()?);
             Ok(())
         }
         _ => bail!("`bench-child` is for `cargo xtask bench` alone"),
     }
+}
+
+/// Our program: the one that was named, or built now.
+fn our_binary(options: &Options) -> Result<PathBuf> {
+    if let Some(binary) = &options.binary {
+        return binary.canonicalize().with_context(|| format!("there is no {}", binary.display()));
+    }
+    step(cargo().args(["build", "--release", "--quiet", "-p", "tapestry"]))?;
+    Ok(target_folder()?.join("release").join(format!("tapestry{}", std::env::consts::EXE_SUFFIX)))
 }
 
 /// Where cargo builds.

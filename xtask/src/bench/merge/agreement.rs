@@ -91,8 +91,8 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
-    use super::super::models::{TINY, WEIGHTS, make, path};
     use super::*;
+    use crate::bench::models::{TINY, WEIGHTS, make, path};
 
     #[test]
     fn one_element_that_differs_is_found_and_its_difference_told() {

@@ -214,7 +214,7 @@ fn make_one(folder: &Path, shape: &Shape, model: u64) -> Result<()> {
     if is_right(&file, &header, shape.size_bytes()) {
         return Ok(());
     }
-    eprintln!("making {} ({:.0} MB)", folder.display(), 1e3 * crate::bench::machine::gigabytes(shape.size_bytes()));
+    eprintln!("making {} ({:.0} MB)", folder.display(), 1e3 * super::machine::gigabytes(shape.size_bytes()));
     std::fs::create_dir_all(folder)?;
     std::fs::write(folder.join(CONFIG), shape.config().to_string())?;
     let temporary = folder.join("model.safetensors.part");
