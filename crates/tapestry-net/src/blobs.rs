@@ -7,6 +7,7 @@
 use crate::Peer;
 use crate::answer::refusal;
 use crate::arriving::ArrivingBlob;
+use crate::transfer::least_bytes;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -198,6 +199,8 @@ async fn missing(
     let may_read = |digest: &Digest| (shared.policy)(&peer, BlobAction::Read(*digest)).is_ok();
     let (readable, mut missing): (Vec<_>, Vec<_>) = digests.into_iter().partition(may_read);
     missing.extend(shared.store.missing(&readable).await?);
+    // Who asks is about to send these; better to say now that they do not fit.
+    shared.store.check_room(least_bytes(missing.len()))?;
     Ok(Json(missing))
 }
 
@@ -296,10 +299,15 @@ impl From<StoreError> for Failure {
             _ => {
                 // Where it is kept, and what the system says about it, is not for peers.
                 tracing::error!(%error, "the blob store failed");
-                let reason = "the store cannot do that now; its operator can read why";
-                let is_full = matches!(error, StoreError::DiskFull { .. });
+                let reason = match error {
+                    StoreError::NoRoom { needed, free, .. } => {
+                        format!("{needed} bytes are missing here and {free} are free; the operator has to make room")
+                    }
+                    _ => "the store cannot do that now; its operator can read why".into(),
+                };
+                let is_full = matches!(error, StoreError::DiskFull { .. } | StoreError::NoRoom { .. });
                 let status = if is_full { StatusCode::INSUFFICIENT_STORAGE } else { StatusCode::INTERNAL_SERVER_ERROR };
-                Self(status, reason.into(), error.is_retryable())
+                Self(status, reason, error.is_retryable())
             }
         }
     }

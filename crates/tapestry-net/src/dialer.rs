@@ -6,6 +6,7 @@ use crate::arriving::ArrivingBlob;
 use crate::blobs::MAX_BLOB_BYTES;
 use crate::identity::{TLS_BUFFER_BYTES, client_config};
 use crate::pace::{Activity, Totals, Watched};
+use crate::throttle::Throttle;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
@@ -50,6 +51,7 @@ struct Shared {
     connector: TlsConnector,
     kept: Mutex<Vec<Connection>>,
     totals: Arc<Totals>,
+    throttle: Option<Throttle>,
 }
 
 struct Connection {
@@ -96,6 +98,7 @@ impl Dialer {
             connector: TlsConnector::from(Arc::new(client_config(key, expected)?)),
             kept: Mutex::default(),
             totals: Arc::default(),
+            throttle: None,
         };
         Ok(Self { shared: Arc::new(shared), idle_timeout: IDLE_TIMEOUT })
     }
@@ -105,6 +108,22 @@ impl Dialer {
     #[must_use]
     pub fn with_idle_timeout(&self, idle_timeout: Duration) -> Self {
         Self { shared: Arc::clone(&self.shared), idle_timeout }
+    }
+
+    /// The same server, on connections of their own that send at most so many bytes a second, and receive at most as many, at least
+    /// [`MIN_BYTES_PER_SECOND`](crate::MIN_BYTES_PER_SECOND). Requests beside a transfer wait behind it, so ask small questions on
+    /// another dialler.
+    #[must_use]
+    pub fn with_max_bytes_per_second(&self, max_bytes_per_second: u64) -> Self {
+        let shared = Shared {
+            address: self.shared.address.clone(),
+            expected: self.shared.expected,
+            connector: self.shared.connector.clone(),
+            kept: Mutex::default(),
+            totals: Arc::clone(&self.shared.totals),
+            throttle: Some(Throttle::new(max_bytes_per_second)),
+        };
+        Self { shared: Arc::new(shared), idle_timeout: self.idle_timeout }
     }
 
     /// The address.
@@ -324,7 +343,7 @@ impl Dialer {
         let connecting = async {
             let stream = TcpStream::connect(&self.shared.address).await.map_err(|error| self.unreachable(error))?;
             let _ = stream.set_nodelay(true);
-            let stream = Watched::new(stream, Arc::clone(&activity), None);
+            let stream = Watched::new(stream, Arc::clone(&activity), None, self.shared.throttle.clone());
             // The name is not used: the key is the identity.
             let name = ServerName::try_from("tapestry.invalid").map_err(|error| self.unreachable(error))?;
             let mut stream =

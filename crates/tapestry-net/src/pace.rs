@@ -4,13 +4,14 @@
 //! in which nothing moves, and, on the listening side, a rate so low that only somebody who wants to keep a connection
 //! busy would have it.
 
+use crate::throttle::{STEP_BYTES, Throttle};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -81,11 +82,13 @@ pub(crate) enum BodyError {
 pub(crate) struct PacedBody {
     body: hyper::body::Incoming,
     patience: Patience,
+    activity: Arc<Activity>,
 }
 
 impl PacedBody {
-    pub(crate) fn new(body: hyper::body::Incoming, pace: Pace) -> Self {
-        Self { body, patience: Patience::new(pace) }
+    /// `activity`: of the connection that it comes on.
+    pub(crate) fn new(body: hyper::body::Incoming, pace: Pace, activity: Arc<Activity>) -> Self {
+        Self { body, patience: Patience::new(pace), activity }
     }
 }
 
@@ -103,6 +106,11 @@ impl Body for PacedBody {
             }
             Poll::Pending => {
                 ready!(self.patience.poll_over(cx));
+                while self.activity.is_held_back.load(Ordering::Relaxed) {
+                    // It is this side that lets nothing in.
+                    self.patience = Patience::new(self.patience.pace);
+                    ready!(self.patience.poll_over(cx));
+                }
                 Poll::Ready(Some(Err(TooSlow(self.patience.pace).into())))
             }
         }
@@ -130,11 +138,18 @@ pub(crate) struct Activity {
     totals: Arc<Totals>,
     start: Instant,
     last_ms: AtomicU64,
+    /// This side's own limit of bytes a second is what keeps the connection from moving.
+    is_held_back: AtomicBool,
 }
 
 impl Activity {
     pub(crate) fn new(totals: Arc<Totals>) -> Arc<Self> {
-        Arc::new(Self { totals, start: Instant::now(), last_ms: AtomicU64::new(0) })
+        Arc::new(Self {
+            totals,
+            start: Instant::now(),
+            last_ms: AtomicU64::new(0),
+            is_held_back: AtomicBool::new(false),
+        })
     }
 
     /// As though something had moved just now.
@@ -143,8 +158,11 @@ impl Activity {
         self.last_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// How long nothing has moved.
+    /// How long nothing has moved that could have.
     pub(crate) fn stillness(&self) -> Duration {
+        if self.is_held_back.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
         self.start.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
     }
 
@@ -166,15 +184,42 @@ pub(crate) struct Watched<S> {
     ahead: Vec<u8>,
     /// Where in it the bytes lie.
     unread: Range<usize>,
+    throttle: Option<Throttle>,
+    /// Until when the limits let nothing through: sending, receiving.
+    held_back: [Option<Pin<Box<Sleep>>>; 2],
 }
 
 /// How much is read from the system at a time.
 const READ_BYTES: usize = 256 << 10;
 
 impl<S> Watched<S> {
-    /// `pace`: what is asked of the other side's reading, if anything.
-    pub(crate) fn new(stream: S, activity: Arc<Activity>, pace: Option<Pace>) -> Self {
-        Self { stream, activity, writing: pace.map(Patience::new), ahead: vec![], unread: 0..0 }
+    /// `pace`: what is asked of the other side's reading, if anything. `throttle`: how much may move.
+    pub(crate) fn new(stream: S, activity: Arc<Activity>, pace: Option<Pace>, throttle: Option<Throttle>) -> Self {
+        let writing = pace.map(Patience::new);
+        Self { stream, activity, writing, ahead: vec![], unread: 0..0, throttle, held_back: [None, None] }
+    }
+
+    /// How much may move now in one direction, once anything may.
+    fn poll_allowed(&mut self, cx: &mut Context<'_>, is_receiving: bool) -> Poll<usize> {
+        let Some(throttle) = &self.throttle else { return Poll::Ready(usize::MAX) };
+        let bucket = if is_receiving { &throttle.receiving } else { &throttle.sending };
+        let held_back = &mut self.held_back[usize::from(is_receiving)];
+        loop {
+            if let Some(sleep) = held_back {
+                if sleep.as_mut().poll(cx).is_pending() {
+                    self.activity.is_held_back.store(true, Ordering::Relaxed);
+                    return Poll::Pending;
+                }
+                *held_back = None;
+            }
+            let wait = bucket.wait();
+            if wait.is_zero() {
+                self.activity.touch();
+                self.activity.is_held_back.store(false, Ordering::Relaxed);
+                return Poll::Ready(STEP_BYTES);
+            }
+            *held_back = Some(Box::pin(tokio::time::sleep(wait)));
+        }
     }
 
     fn written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -184,6 +229,9 @@ impl<S> Watched<S> {
                     patience.moved(*size);
                 }
                 self.activity.count(&self.activity.totals.sent, *size);
+                if let Some(throttle) = &self.throttle {
+                    throttle.sending.spend(*size);
+                }
                 result
             }
             (Poll::Pending, Some(patience)) => {
@@ -199,11 +247,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.unread.is_empty() {
+            let allowed = ready!(this.poll_allowed(cx, true));
             this.ahead.resize(READ_BYTES, 0);
-            let mut room = ReadBuf::new(&mut this.ahead);
+            let mut room = ReadBuf::new(&mut this.ahead[..allowed.min(READ_BYTES)]);
             ready!(Pin::new(&mut this.stream).poll_read(cx, &mut room))?;
             this.unread = 0..room.filled().len();
             this.activity.count(&this.activity.totals.received, this.unread.len());
+            if let Some(throttle) = &this.throttle {
+                throttle.receiving.spend(this.unread.len());
+            }
         }
         let len = this.unread.len().min(buf.remaining());
         buf.put_slice(&this.ahead[this.unread.start..this.unread.start + len]);
@@ -214,7 +266,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, data);
+        let allowed = ready!(self.poll_allowed(cx, false));
+        let result = Pin::new(&mut self.stream).poll_write(cx, &data[..data.len().min(allowed)]);
         self.written(cx, result)
     }
 
@@ -223,6 +276,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.throttle.is_some() {
+            // One record after the other is fast enough for a limit.
+            let first = data.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
+            return self.poll_write(cx, first);
+        }
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
         self.written(cx, result)
     }

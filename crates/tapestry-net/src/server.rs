@@ -12,6 +12,7 @@ use crate::answer::{explained, refusal};
 use crate::crowd::{Crowd, Place, network_of};
 use crate::identity::{TLS_BUFFER_BYTES, server_config, shown_key};
 use crate::pace::{Activity, Pace, PacedBody, Totals, Watched};
+use crate::throttle::Throttle;
 use crate::{NetError, Peer};
 use axum::Router;
 use axum::body::Body;
@@ -60,8 +61,12 @@ pub struct ServerLimits {
     pub head_timeout: Duration,
     /// The longest time in which nothing of a body comes, or nothing of an answer is taken.
     pub idle_timeout: Duration,
-    /// The least mean rate of a body, and of the taking of an answer.
+    /// The least mean rate of a body, and of the taking of an answer. So low that no link is slower, and only who wants to keep a
+    /// connection busy is: a transfer that makes progress does not fail.
     pub min_bytes_per_second: u64,
+    /// So much is sent, and so much received, at most, over all connections; at least
+    /// [`MIN_BYTES_PER_SECOND`](crate::MIN_BYTES_PER_SECOND).
+    pub max_bytes_per_second: Option<u64>,
     /// What requests under way have to end after the shutdown began; then they are cut off.
     pub shutdown_grace: Duration,
 }
@@ -75,8 +80,9 @@ impl Default for ServerLimits {
             num_connections: 1024,
             num_connections_per_key: 32,
             head_timeout: Duration::from_secs(120),
-            idle_timeout: Duration::from_secs(60),
-            min_bytes_per_second: 8 << 10,
+            idle_timeout: Duration::from_secs(90),
+            min_bytes_per_second: 64,
+            max_bytes_per_second: None,
             shutdown_grace: Duration::from_secs(1),
         }
     }
@@ -135,6 +141,7 @@ impl Server {
             by_key: Crowd::new(limits.num_connections_per_key),
             pace: Pace { idle: limits.idle_timeout, min_bytes_per_second: limits.min_bytes_per_second },
             stopped,
+            throttle: limits.max_bytes_per_second.map(Throttle::new),
             limits,
         });
         let handshakes = Arc::new(Semaphore::new(shared.limits.num_handshakes));
@@ -191,6 +198,7 @@ struct Shared {
     by_key: Arc<Crowd<PublicKey>>,
     pace: Pace,
     stopped: watch::Receiver<bool>,
+    throttle: Option<Throttle>,
     limits: ServerLimits,
 }
 
@@ -198,7 +206,8 @@ impl Shared {
     async fn run(self: Arc<Self>, stream: TcpStream, from: SocketAddr, newcomer: Newcomer) {
         let _ = stream.set_nodelay(true);
         let totals = Arc::new(Totals::default());
-        let stream = Watched::new(stream, Activity::new(Arc::clone(&totals)), Some(self.pace));
+        let activity = Activity::new(Arc::clone(&totals));
+        let stream = Watched::new(stream, Arc::clone(&activity), Some(self.pace), self.throttle.clone());
         let (peer, stream) = match self.handshake(stream).await {
             Ok(proved) => proved,
             Err(reason) => return tracing::debug!(%from, reason, "no handshake"),
@@ -206,7 +215,7 @@ impl Shared {
         let ended = match self.admit(peer) {
             Ok(admission) => {
                 drop(newcomer);
-                let ended = self.serve(stream, peer).await;
+                let ended = self.serve(stream, peer, &activity).await;
                 drop(admission);
                 ended
             }
@@ -270,8 +279,9 @@ impl Shared {
         let _ = tokio::time::timeout(self.limits.handshake_timeout, serving).await;
     }
 
-    async fn serve(&self, stream: Stream, peer: PublicKey) -> Result<(), hyper::Error> {
+    async fn serve(&self, stream: Stream, peer: PublicKey, activity: &Arc<Activity>) -> Result<(), hyper::Error> {
         let service = service_fn(|request: Request<Incoming>| async move {
+            let request = request.map(|body| Body::new(PacedBody::new(body, self.pace, Arc::clone(activity))));
             Ok::<_, Infallible>(explained(self.answer(request, peer).await).await)
         });
         let mut http = Self::http();
@@ -286,12 +296,11 @@ impl Shared {
         connection.await
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: PublicKey) -> Response<Body> {
+    async fn answer(&self, mut request: Request<Body>, peer: PublicKey) -> Response<Body> {
         // A key may have left the charter since the handshake.
         if !(self.allow)(&peer) {
             return refusal(StatusCode::UNAUTHORIZED, "this key is no longer accepted", false);
         }
-        let mut request = request.map(|body| Body::new(PacedBody::new(body, self.pace)));
         request.extensions_mut().insert(Peer(peer));
         let Ok(answer) = self.router.clone().call(request).await;
         answer

@@ -2,7 +2,7 @@
 
 use crate::arriving::ArrivingBlob;
 use crate::blobs::MAX_DIGESTS;
-use crate::{Dialer, NetError};
+use crate::{Dialer, Mirrors, NetError};
 use futures::stream::{self, Stream, StreamExt as _};
 use std::collections::HashSet;
 use std::time::Duration;
@@ -39,10 +39,12 @@ pub async fn push_blobs(
     finish(sending, num_blobs, progress).await
 }
 
-/// Fetches the blobs that this side lacks, each checked before it is stored. As [`push_blobs`] in every other way.
+/// Fetches the blobs that this side lacks, each checked before it is stored. As [`push_blobs`] in every other way; a blob of which
+/// a part has come goes on from there.
 ///
 /// # Errors
-/// The first error that is not transient. Returns the bytes of the blobs received.
+/// [`StoreError::NoRoom`], before anything moves, where there is too little space for what is missing; otherwise the first error that
+/// is not transient. Returns the bytes of the blobs received.
 pub async fn pull_blobs(
     dialer: &Dialer,
     store: &BlobStore,
@@ -50,10 +52,26 @@ pub async fn pull_blobs(
     parallel: usize,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<u64, NetError> {
+    pull_blobs_from(dialer, &Mirrors::default(), store, digests, parallel, progress).await
+}
+
+/// As [`pull_blobs`], with others that are asked for each blob before `dialer` is.
+///
+/// # Errors
+/// As [`pull_blobs`]; what a mirror does wrong is no error.
+pub async fn pull_blobs_from(
+    dialer: &Dialer,
+    mirrors: &Mirrors,
+    store: &BlobStore,
+    digests: &[Digest],
+    parallel: usize,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<u64, NetError> {
     let wanted = store.missing(digests).await?;
     let num_blobs = wanted.len();
+    store.check_room(least_bytes(num_blobs))?;
     let fetching = stream::iter(wanted)
-        .map(|digest| pull(dialer.clone(), store.clone(), digest))
+        .map(|digest| pull(dialer.clone(), mirrors.clone(), store.clone(), digest))
         .buffer_unordered(parallel.max(1));
     finish(fetching, num_blobs, progress).await
 }
@@ -82,10 +100,13 @@ async fn push(dialer: Dialer, store: BlobStore, digest: Digest) -> Result<u64, N
     }
 }
 
-async fn pull(dialer: Dialer, store: BlobStore, digest: Digest) -> Result<u64, NetError> {
+async fn pull(dialer: Dialer, mirrors: Mirrors, store: BlobStore, digest: Digest) -> Result<u64, NetError> {
     let mut path = path_of(digest);
+    let mut blob = match mirrors.pull(&store, digest, &path).await? {
+        Ok(size) => return Ok(size),
+        Err(begun) => begun,
+    };
     loop {
-        let mut blob = ArrivingBlob::new(&store, digest);
         let mut backoff = Backoff::new();
         loop {
             let before = blob.size_bytes();
@@ -108,11 +129,17 @@ async fn pull(dialer: Dialer, store: BlobStore, digest: Digest) -> Result<u64, N
             Err(StoreError::WrongContent { .. }) if !path.ends_with(CHECKED) => path.push_str(CHECKED),
             Err(error) => return Err(error.into()),
         }
+        blob = ArrivingBlob::new(&store, digest);
     }
 }
 
 /// Asks the sender to check a blob before it sends it.
 const CHECKED: &str = "?check=true";
+
+/// What so many blobs need at least, as far as their size is known: a whole chunk for each, but for the one that may be shorter.
+pub(crate) const fn least_bytes(num_blobs: usize) -> u64 {
+    (num_blobs as u64).saturating_sub(1).saturating_mul(CHUNK_BYTES)
+}
 
 fn path_of(digest: Digest) -> String {
     format!("/v1/blobs/{digest}")

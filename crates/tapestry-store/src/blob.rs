@@ -29,7 +29,12 @@ const NUM_PARALLEL: usize = 16;
 #[derive(Debug, Clone)]
 pub struct BlobStore {
     objects: Objects,
+    /// Bytes of the file system that are never filled.
+    reserve: u64,
 }
+
+/// What is left free where nothing else is said.
+const RESERVE_BYTES: u64 = 64 << 20;
 
 impl BlobStore {
     /// The blobs in `folder`, which is made where it is missing. What a crash left half-written there is removed, so
@@ -39,7 +44,7 @@ impl BlobStore {
     /// Where the folder cannot be made, cleaned or read.
     #[expect(clippy::unused_async, reason = "opening a bucket will have to wait; callers are ready for it")]
     pub async fn open_folder(folder: &Path) -> Result<Self, StoreError> {
-        Ok(Self { objects: Objects::open_folder(folder)? })
+        Ok(Self::of(Objects::open_folder(folder)?))
     }
 
     /// The blobs in `folder`, for reading: nothing is made or cleaned, and another process may write there meanwhile.
@@ -47,20 +52,24 @@ impl BlobStore {
     /// # Errors
     /// Where there is no such folder.
     pub fn read_folder(folder: &Path) -> Result<Self, StoreError> {
-        Ok(Self { objects: Objects::read_folder(folder)? })
+        Ok(Self::of(Objects::read_folder(folder)?))
     }
 
     /// The blobs in any store, such as a bucket; `place` is what messages call it. The store must be durable on return
     /// from a write.
     #[must_use]
     pub fn on(store: Arc<dyn ObjectStore>, place: &str) -> Self {
-        Self { objects: Objects::new(store, place) }
+        Self::of(Objects::new(store, place))
     }
 
     /// An empty set that lives as long as its clones.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self { objects: Objects::in_memory() }
+        Self::of(Objects::in_memory())
+    }
+
+    const fn of(objects: Objects) -> Self {
+        Self { objects, reserve: RESERVE_BYTES }
     }
 
     /// Stores `content` and gives its name. Does nothing where it is stored already, and repairs it where what is stored
@@ -275,13 +284,24 @@ impl BlobStore {
         Ok(answers.into_iter().flatten().collect())
     }
 
-    /// How many bytes can still be stored here, where there is a limit that can be asked for: the free space of a folder's
-    /// file system.
+    /// Looks before a transfer whether `needed` more bytes fit, where that can be asked: on the file system of a folder.
     ///
     /// # Errors
-    /// Where the system does not say.
-    pub fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
-        self.objects.folder().map(folder::free_bytes).transpose()
+    /// [`StoreError::NoRoom`], or where the system does not say.
+    pub fn check_room(&self, needed: u64) -> Result<(), StoreError> {
+        let Some(folder) = self.objects.folder().filter(|_| needed > 0) else { return Ok(()) };
+        let (free, reserve) = (folder::free_bytes(folder)?, self.reserve);
+        if needed.saturating_add(reserve) <= free {
+            return Ok(());
+        }
+        Err(StoreError::NoRoom { needed, free, reserve, place: self.place().to_owned() })
+    }
+
+    /// The same blobs, with so many bytes of the file system that [`Self::check_room`] does not give away (64 MiB where nothing is said).
+    #[must_use]
+    pub fn with_reserve(mut self, reserve_bytes: u64) -> Self {
+        self.reserve = reserve_bytes;
+        self
     }
 
     /// What messages call the place where blobs are.

@@ -80,6 +80,21 @@ pub enum StoreError {
         /// What was being written.
         object: String,
     },
+    /// What is about to be stored does not fit; nothing of it was asked for yet.
+    #[error(
+        "{needed} bytes are needed in {place}, which has {free} free, of which {reserve} are not to be filled. Free some space and run the \
+         same command again: what is stored already is kept"
+    )]
+    NoRoom {
+        /// Bytes that would come.
+        needed: u64,
+        /// Bytes that the file system has left.
+        free: u64,
+        /// Bytes of these that are never filled.
+        reserve: u64,
+        /// Where they would go.
+        place: String,
+    },
     /// The blob holds no JSON document of the kind that was asked for, or not in canonical form.
     #[error("blob {digest} is not a {kind} in canonical JSON: {reason}")]
     NotJson {
@@ -171,6 +186,7 @@ impl StoreError {
         match self {
             Self::Missing { .. }
             | Self::DiskFull { .. }
+            | Self::NoRoom { .. }
             | Self::File { .. }
             | Self::Backend { .. }
             | Self::Interrupted

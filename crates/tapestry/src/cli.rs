@@ -42,6 +42,16 @@ pub(crate) enum Command {
     Node(NodeCommand),
     /// Where the Shared-Base Loop stands: the round, who has answered, who is awaited until when.
     Status(StatusArgs),
+    /// Serve the newest published base from a home, or from a copy of one, to the members of its charter, so that they need not all fetch it
+    /// from the coordinator. Nothing else in the home is served, and nothing there is changed.
+    Mirror {
+        /// The home of a node or of a coordinator, which may be running, or a copy of one.
+        #[arg(long)]
+        home: PathBuf,
+        /// The address to listen on. Members name it, with the home's key, under `[[transfer.mirrors]]` of their node.toml.
+        #[arg(long, default_value = "0.0.0.0:7444")]
+        listen: SocketAddr,
+    },
     /// The append-only log of a role: check it, read it.
     #[command(subcommand)]
     Log(LogCommand),

@@ -10,6 +10,7 @@ use crate::clock::now;
 use crate::home::Home;
 use crate::progress::Reporter;
 use crate::role::{Role, open_blobs};
+use crate::transfer::TransferSettings;
 use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -83,7 +84,8 @@ pub(crate) async fn run(home: &Home, listen: SocketAddr, reporter: Reporter) -> 
     if role.state().charter().is_none() {
         bail!("no charter is in force here: draft one, have the members sign it, then `tapestry charter publish`");
     }
-    let blobs = open_blobs(home).await?;
+    let transfer = TransferSettings::of_coordinator(home)?;
+    let blobs = transfer.reserved(open_blobs(home).await?);
     let state = role.state().clone();
     let base = state.charter().context("no charter")?.document.base;
     let base: ModelManifest = blobs.get_json(base).await.context("the charter's base")?;
@@ -100,7 +102,7 @@ pub(crate) async fn run(home: &Home, listen: SocketAddr, reporter: Reporter) -> 
     });
     let allowed = Arc::clone(&shared);
     let allow = Arc::new(move |peer: &PublicKey| allowed.is_allowed(peer));
-    let server = Server::bind(listen, &key, allow, api::router(&shared)).await?;
+    let server = Server::bind(listen, &key, allow, api::router(&shared)).await?.with_limits(transfer.server_limits());
     let address = server.local_addr();
     crate::files::write_atomic(&home.path("address"), format!("{address}\n").as_bytes())?;
     reporter.say(format!("listening on {address}; members join with https://{address}#{}", key.public()));

@@ -16,6 +16,7 @@ mod policy;
 mod progress;
 mod role;
 mod settings;
+mod transfer;
 
 use anyhow::Result;
 use clap::Parser as _;
@@ -93,6 +94,9 @@ async fn run_async(command: Command) -> Result<()> {
         }
         Command::Node(NodeCommand::Run { home, json_progress }) => {
             node::run(&Home::at(&home), Reporter::new(form(json_progress))).await
+        }
+        Command::Mirror { home, listen } => {
+            transfer::mirror(&Home::at(&home), listen, &Reporter::new(form(false))).await
         }
         Command::Status(args) => command::status::run(&args).await,
         Command::Log(command) => command::log::run(command).await,

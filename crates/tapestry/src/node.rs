@@ -10,19 +10,18 @@ use crate::participation;
 use crate::progress::Reporter;
 use crate::role::{Role, open_blobs};
 use crate::settings::NodeSettings;
+use crate::transfer::Transfer;
 use anyhow::{Context as _, Result, bail};
 use std::fs::File;
 use std::time::{Duration, Instant};
 use tapestry_core::{Digest, ModelManifest, SecretKey, Signed, WeightsManifest};
-use tapestry_net::{Dialer, NetError, pull_blobs, push_blobs, retry_forever};
+use tapestry_net::{Dialer, NetError, retry_forever};
 use tapestry_round::node::{
     Measurement, Node, NodeEffect, NodeEvent, NodeInput, Participation, Subject, TransferMetrics,
 };
 use tapestry_round::{Blame, News, RoundError, RoundResult};
-use tapestry_store::{BlobStore, chunk_digests};
+use tapestry_store::BlobStore;
 
-/// Chunks on the way at once.
-const PARALLEL: usize = 4;
 /// How long one request for news waits.
 const NEWS_WAIT: Duration = Duration::from_secs(30);
 /// How long to wait before asking again for something that was refused for now.
@@ -36,6 +35,7 @@ pub(crate) struct Driver {
     blobs: BlobStore,
     role: Role<Node>,
     dialer: Dialer,
+    transfer: Transfer,
     reporter: Reporter,
     news_version: u64,
 }
@@ -60,8 +60,10 @@ pub(crate) async fn run(home: &Home, reporter: Reporter) -> Result<()> {
     training::check_texts(home, &settings)?;
     let blobs = open_blobs(home).await?;
     let dialer = Dialer::new(&coordinator.address, coordinator.key, &key)?;
+    let transfer = Transfer::open(&settings.transfer, &dialer, &key, &blobs, &reporter).await?;
+    let (home, reporter_here) = (home.clone(), reporter.clone());
     let mut driver =
-        Driver { home: home.clone(), key, settings, blobs, role, dialer, reporter: reporter.clone(), news_version: 0 };
+        Driver { home, key, settings, blobs, role, dialer, transfer, reporter: reporter_here, news_version: 0 };
     tokio::select! {
         ended = driver.drive() => ended,
         signal = crate::coordinator::stop_signal() => {
@@ -73,6 +75,9 @@ pub(crate) async fn run(home: &Home, reporter: Reporter) -> Result<()> {
 
 impl Driver {
     async fn drive(&mut self) -> Result<()> {
+        if let (Some(charter), Some(base)) = (self.role.state().charter(), self.role.state().base()) {
+            self.transfer.offer(charter, base).await?;
+        }
         loop {
             self.heed_operator().await?;
             let state = self.role.state();
@@ -259,19 +264,8 @@ impl Driver {
         let start = Instant::now();
         let charter = self.role.state().charter().context("no charter")?;
         let mut working = self.reporter.start("pull", format!("base {}", base.short()), "bytes");
-        let mut size_bytes = pull_blobs(
-            &self.dialer,
-            &self.blobs,
-            &[base, charter.document.open_held_out.text],
-            PARALLEL,
-            &mut |_, _| {},
-        )
-        .await?;
-        let manifest: ModelManifest = self.blobs.get_json(base).await?;
-        manifest.check().context("the base's manifest")?;
-        let chunks = chunk_digests(&manifest);
         let mut progress = |done, total| working.update(done, total);
-        size_bytes += pull_blobs(&self.dialer, &self.blobs, &chunks, PARALLEL, &mut progress).await?;
+        let size_bytes = self.transfer.pull_base(charter, base, &mut progress).await?;
         working.end();
         Ok(TransferMetrics { size_bytes, wall_seconds: start.elapsed().as_secs_f64() })
     }
@@ -282,7 +276,7 @@ impl Driver {
         digests.push(weights);
         let mut working = self.reporter.start("push", format!("weights of round {round}"), "bytes");
         let mut progress = |done, total| working.update(done, total);
-        let sent = push_blobs(&self.dialer, &self.blobs, &digests, PARALLEL, &mut progress).await?;
+        let sent = self.transfer.push(&digests, &mut progress).await?;
         working.end();
         Ok(sent)
     }

@@ -2,6 +2,7 @@
 
 use crate::files;
 use crate::home::Home;
+use crate::transfer::TransferSettings;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ pub(crate) struct NodeSettings {
     pub(crate) evaluation: Evaluation,
     #[serde(default)]
     pub(crate) machine: Machine,
+    #[serde(default)]
+    pub(crate) transfer: TransferSettings,
 }
 
 /// Where the coordinator is, and the key that it must prove.
@@ -82,6 +85,7 @@ const HEADER: &str = "\
 # Documents in a text are separated by the character U+001E (record separator).
 # machine.num_threads, machine.slot (a lock file that several nodes on one machine share), machine.trainer (another
 # training program, called with the job's file as its last argument) may be set.
+# docs/transfer.md explains [transfer]: limits, streams, mirrors.
 
 ";
 

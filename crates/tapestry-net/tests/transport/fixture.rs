@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tapestry_core::{PublicKey, SecretKey};
 use tapestry_net::{Allow, Dialer, NetError, Server, ServerLimits};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -67,41 +68,57 @@ pub(crate) fn dialer(address: SocketAddr, n: u8) -> Dialer {
     Dialer::new(&address.to_string(), key(SERVER).public(), &key(n)).unwrap()
 }
 
-/// A link to a server that counts what goes towards it, and can be cut.
+/// A link to a server that counts what goes through it, and can be cut.
 pub(crate) struct Link {
     pub(crate) address: SocketAddr,
     num_bytes: Arc<AtomicU64>,
+    num_bytes_back: Arc<AtomicU64>,
     cut: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
 
 impl Link {
-    /// Connections break when `cut_after` bytes have gone through, all at once, and only that one time.
+    /// Connections break when `cut_after` bytes have gone towards the server, all at once, and only that one time.
     pub(crate) async fn to(server: SocketAddr, cut_after: u64) -> Self {
+        Self::between(server, cut_after, u64::MAX).await
+    }
+
+    /// They break when so many have come from the server.
+    pub(crate) async fn from(server: SocketAddr, cut_after: u64) -> Self {
+        Self::between(server, u64::MAX, cut_after).await
+    }
+
+    async fn between(server: SocketAddr, cut_after: u64, cut_after_back: u64) -> Self {
         let listener = TcpListener::bind(ANY_PORT).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let num_bytes = Arc::new(AtomicU64::new(0));
+        let (num_bytes, num_bytes_back) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let (cut, cuts) = watch::channel(0);
-        let (counter, cutter) = (Arc::clone(&num_bytes), cut.clone());
+        let (counter, back_counter, cutter) = (Arc::clone(&num_bytes), Arc::clone(&num_bytes_back), cut.clone());
         let task = tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 let Ok(far) = TcpStream::connect(server).await else { continue };
-                let (counter, cutter, mut cuts) = (Arc::clone(&counter), cutter.clone(), cuts.clone());
+                let counters = (Arc::clone(&counter), Arc::clone(&back_counter));
+                let (cutter, mut cuts) = (cutter.clone(), cuts.clone());
                 tokio::spawn(async move {
                     cuts.mark_unchanged();
                     tokio::select! {
-                        () = pass(near, far, &counter, cut_after, &cutter) => {}
+                        () = pass(near, far, (&counters.0, cut_after), (&counters.1, cut_after_back), &cutter) => {}
                         _ = cuts.changed() => {}
                     }
                 });
             }
         });
-        Self { address, num_bytes, cut, task }
+        Self { address, num_bytes, num_bytes_back, cut, task }
     }
 
     /// Bytes that have gone towards the server.
     pub(crate) fn num_bytes(&self) -> u64 {
         self.num_bytes.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that have come from the server.
+    pub(crate) fn num_bytes_back(&self) -> u64 {
+        self.num_bytes_back.load(Ordering::SeqCst)
     }
 
     pub(crate) fn was_cut(&self) -> bool {
@@ -115,25 +132,34 @@ impl Drop for Link {
     }
 }
 
-async fn pass(near: TcpStream, far: TcpStream, counter: &AtomicU64, cut_after: u64, cut: &watch::Sender<u64>) {
-    let ((mut near_read, mut near_write), (mut far_read, mut far_write)) = (near.into_split(), far.into_split());
-    let towards = async {
-        let mut buffer = vec![0; 16 << 10];
-        while let Ok(size @ 1..) = near_read.read(&mut buffer).await {
-            let before = counter.fetch_add(size as u64, Ordering::SeqCst);
-            if before < cut_after && before + size as u64 >= cut_after {
-                cut.send_modify(|cuts| *cuts += 1);
-            }
-            if far_write.write_all(&buffer[..size]).await.is_err() {
-                return;
-            }
-        }
-    };
-    let back = async {
-        let _ = tokio::io::copy(&mut far_read, &mut near_write).await;
-    };
+async fn pass(
+    near: TcpStream,
+    far: TcpStream,
+    towards: (&AtomicU64, u64),
+    back: (&AtomicU64, u64),
+    cut: &watch::Sender<u64>,
+) {
+    let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
     tokio::select! {
-        () = towards => {}
-        () = back => {}
+        () = pass_on(near_read, far_write, towards, cut) => {}
+        () = pass_on(far_read, near_write, back, cut) => {}
+    }
+}
+
+async fn pass_on(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    (counter, cut_after): (&AtomicU64, u64),
+    cut: &watch::Sender<u64>,
+) {
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(size @ 1..) = from.read(&mut buffer).await {
+        let before = counter.fetch_add(size as u64, Ordering::SeqCst);
+        if before < cut_after && before + size as u64 >= cut_after {
+            cut.send_modify(|cuts| *cuts += 1);
+        }
+        if to.write_all(&buffer[..size]).await.is_err() {
+            return;
+        }
     }
 }

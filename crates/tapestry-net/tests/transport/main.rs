@@ -5,5 +5,7 @@ mod blobs;
 mod fixture;
 mod identity;
 mod limits;
+mod mirrors;
+mod moving;
 mod raw;
 mod requests;

@@ -5,7 +5,8 @@ use crate::home::Home;
 use crate::role::Machine;
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
-use tapestry_core::{Digest, PublicKey};
+use tapestry_core::{Digest, PublicKey, Signed};
+use tapestry_governance::Charter;
 use tapestry_ledger::Entry;
 use tapestry_round::coordinator::Coordinator;
 use tapestry_round::node::Node;
@@ -66,6 +67,27 @@ pub(crate) async fn read<M: Machine>(home: &Home, key: PublicKey) -> Result<(Ver
     }
     let verified = Verified { role: "role", key, num_entries: chain.num_entries(), head: chain.head() };
     Ok((verified, entries))
+}
+
+/// The charter in force and the base that was published last, as a role's log says, checked.
+pub(crate) async fn published(home: &Home) -> Result<(Signed<Charter>, Digest)> {
+    let key = home.public_key()?;
+    let none = "no charter is in force there yet";
+    if is_node(home) {
+        let state = fold::<Node>(home, key).await?;
+        Ok((state.charter().context(none)?.clone(), state.base().context(none)?))
+    } else {
+        let state = fold::<Coordinator>(home, key).await?;
+        Ok((state.charter().context(none)?.clone(), state.base().context(none)?))
+    }
+}
+
+async fn fold<M: Machine>(home: &Home, key: PublicKey) -> Result<M> {
+    let mut state = M::empty(key);
+    for entry in read::<M>(home, key).await?.1 {
+        state.apply(&entry.event)?;
+    }
+    Ok(state)
 }
 
 async fn show(args: &LogArgs) -> Result<()> {

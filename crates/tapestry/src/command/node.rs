@@ -41,6 +41,7 @@ pub(crate) fn init(home: &Home, contributed: &[PathBuf], private: &[PathBuf], he
         private_cpt: Training::gentle(),
         evaluation: Evaluation { max_tokens: 20_000 },
         machine: Machine::default(),
+        transfer: crate::transfer::TransferSettings::default(),
     };
     let key = home.key_or_new()?;
     settings.write(home)?;
