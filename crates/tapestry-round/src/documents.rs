@@ -100,7 +100,7 @@ pub struct Attendance {
     pub charter: Digest,
     /// The member.
     pub member: MemberName,
-    /// Grows with each of the member's attendances, so that an old one cannot be replayed; from 1.
+    /// Grows with each of the member's attendances, so that an old one cannot be replayed; from 1. Some may never be sent.
     pub number: u64,
     /// Whether the member takes part from now on.
     pub is_present: bool,

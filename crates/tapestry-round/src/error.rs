@@ -74,6 +74,15 @@ pub enum RoundError {
         /// The round.
         round: u32,
     },
+    /// The member has contributed to the round and then declines it, or the other way round: its first answer stands. No fault, since its
+    /// operator may change his mind while the first is on its way.
+    #[error("{member} has answered round {round} already, and the first answer stands")]
+    Answered {
+        /// The member.
+        member: MemberName,
+        /// The round.
+        round: u32,
+    },
     /// The window has closed.
     #[error("round {round} no longer takes this: {reason}")]
     Late {
@@ -82,8 +91,8 @@ pub enum RoundError {
         /// By which term of the charter.
         reason: String,
     },
-    /// An attendance that does not follow the member's last one: replayed, or two of them at once.
-    #[error("attendance {found} does not follow; the last that was taken of this member is {last}")]
+    /// An attendance that is older than one that was taken: replayed, or delayed on its way.
+    #[error("attendance {found} is old; the newest that was taken of this member is {last}")]
     OldAttendance {
         /// The number of the last that was taken.
         last: u64,
@@ -146,13 +155,16 @@ impl RoundError {
             | Self::OtherBase { .. }
             | Self::OtherMember { .. }
             | Self::AlreadyAnswered { .. }
-            | Self::OldAttendance { .. }
             | Self::OtherCharter { .. }
             | Self::TooLong { .. } => Blame::Member,
             Self::OtherRound { expected, found } if *found < *expected => Blame::Timing,
             Self::OtherRound { .. } => Blame::Member,
             Self::Charter(_) | Self::UnexpectedBase { .. } | Self::BentCharter { .. } => Blame::Coordinator,
-            Self::NoRound | Self::Late { .. } | Self::NoCharter => Blame::Timing,
+            Self::NoRound
+            | Self::OldAttendance { .. }
+            | Self::Answered { .. }
+            | Self::Late { .. }
+            | Self::NoCharter => Blame::Timing,
             Self::Unexpected { .. } | Self::NotFinite { .. } | Self::Canonical(_) => Blame::Internal,
         }
     }

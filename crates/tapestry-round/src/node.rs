@@ -34,8 +34,10 @@ pub struct Node {
     /// A round that ended before this node was done with it, and in which the charter lets it be late.
     late: Option<NodeRound>,
     participation: Participation,
-    /// The number of the last attendance that the coordinator has confirmed; odd ones leave, even ones come back.
-    num_attendances: u64,
+    /// What the operator has said last of being away or back; number 0 where that was never said.
+    attendance: participation::Attendance,
+    /// The number of the last attendance that the coordinator has confirmed.
+    confirmed_attendance: u64,
     last_outcome: Option<Outcome>,
     measured: BTreeSet<Subject>,
     sovereign: Option<SovereignModel>,
@@ -92,7 +94,8 @@ impl Node {
             round: None,
             late: None,
             participation: Participation::Contribute,
-            num_attendances: 0,
+            attendance: participation::Attendance::UNSAID,
+            confirmed_attendance: 0,
             last_outcome: None,
             measured: BTreeSet::new(),
             sovereign: None,
@@ -209,7 +212,7 @@ impl Node {
             NodeInput::Join { charter } => self.join(now, charter),
             NodeInput::Participate(participation) => self.participate(participation),
             NodeInput::AttendanceSent { number } => {
-                self.expect(self.is_attendance_due() && number == self.num_attendances + 1, "confirmation")?;
+                self.expect(self.is_attendance_due() && number == self.attendance.number, "confirmation")?;
                 Ok(vec![NodeEvent::AttendanceSent { number }])
             }
             NodeInput::LateRefused { round } => {
@@ -392,10 +395,11 @@ impl Node {
                 self.round = Some(NodeRound { announcement, progress: Progress::Accepted });
             }
             NodeEvent::Participates { participation } => {
+                self.attendance = self.attendance.after(&self.participation, participation);
                 self.participation = participation.clone();
                 self.late = self.late.take().filter(|_| *participation == Participation::Contribute);
             }
-            NodeEvent::AttendanceSent { number } => self.num_attendances = *number,
+            NodeEvent::AttendanceSent { number } => self.confirmed_attendance = *number,
             NodeEvent::LateRefused { .. } => self.late = None,
             NodeEvent::OutcomeAccepted { outcome } => {
                 let outcome = outcome.document.clone();

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use tapestry_core::{Digest, MemberName, Signed, Timestamp};
 use tapestry_governance::Charter;
 use tapestry_merge::weights::WeightRecord;
-use tapestry_round::coordinator::{Coordinator, CoordinatorEvent, MergeWork};
+use tapestry_round::coordinator::{Coordinator, CoordinatorEvent, LateContribution, MergeWork};
 use tapestry_round::node::{Node, NodeEvent};
-use tapestry_round::{Announcement, Contribution, Outcome, RoundResult, Screening, Verdict};
+use tapestry_round::{Announcement, Attendance, Contribution, Outcome, RoundResult, Screening, Verdict};
 
 use crate::model::{Blobs, Vector};
 use crate::scenario::Scenario;
@@ -25,16 +25,23 @@ pub(crate) struct Checks {
     honest: BTreeSet<MemberName>,
     announcements: Vec<Announcement>,
     outcomes: Vec<Outcome>,
+    /// By the round in which they count, which for late ones is not the one that they were trained for.
     received: BTreeMap<(u32, MemberName), Contribution>,
+    attendances: BTreeMap<MemberName, Attendance>,
     declined: BTreeSet<(u32, MemberName)>,
     /// Contributions whose arrival was confirmed to their member.
-    confirmed: BTreeMap<(u32, MemberName), Digest>,
+    confirmed: BTreeMap<(u32, MemberName), Contribution>,
     num_refusals: BTreeMap<MemberName, u32>,
     /// The state of the method of merging, and that of the last merge that is recorded.
     states: Vec<Digest>,
     latest_states: Vec<Digest>,
     /// By node: rounds whose training is durable.
     trained: Vec<BTreeSet<u32>>,
+}
+
+/// Whether what was received is what was confirmed, or the newer one of the same member that took its place.
+fn stands_for(received: &Contribution, confirmed: &Contribution) -> bool {
+    received.weights == confirmed.weights || received.round > confirmed.round
 }
 
 fn require(condition: bool, violation: impl FnOnce() -> String) -> Result<(), Violation> {
@@ -51,6 +58,7 @@ impl Checks {
             announcements: vec![],
             outcomes: vec![],
             received: BTreeMap::new(),
+            attendances: BTreeMap::new(),
             declined: BTreeSet::new(),
             confirmed: BTreeMap::new(),
             num_refusals: BTreeMap::new(),
@@ -108,12 +116,13 @@ impl Checks {
                 let closes_at = self.open()?.closes_at;
                 require(at >= closes_at, || format!("{member} was given up before the window closed"))
             }
-            CoordinatorEvent::Attended { .. } | CoordinatorEvent::Late { .. } => Ok(()),
+            CoordinatorEvent::Attended { attendance } => self.attended(attendance),
+            CoordinatorEvent::Late { round, member, taken: Some(taken), .. } => self.late(at, *round, member, taken),
+            // What is too late is nobody's fault, and does not fill the log either.
+            CoordinatorEvent::Late { member, .. } => self.refused(member),
             CoordinatorEvent::MessageRefused { member, reason, .. } => {
                 require(!self.honest.contains(member), || format!("honest {member} is blamed: {reason}"))?;
-                let num_refusals = self.num_refusals.entry(member.clone()).or_default();
-                *num_refusals += 1;
-                require(*num_refusals <= Coordinator::MAX_REFUSALS, || format!("{member} fills the log"))
+                self.refused(member)
             }
             CoordinatorEvent::ContributionScreened { round, member, verdict, .. } => {
                 self.judged(*round, member, verdict, blobs)
@@ -127,9 +136,17 @@ impl Checks {
                     require(is_in_bounds, || format!("the cap {cap} is broken: {record:?}"))?;
                     require(record.score_bpb <= record.floor_bpb, || format!("below the floor: {record:?}"))?;
                 }
+                let open = self.open()?.round;
+                for record in weights {
+                    let contribution =
+                        self.received.get(&(open, record.member.clone())).ok_or("a weight of nothing")?;
+                    let is_right = record.staleness == open - contribution.round;
+                    require(is_right, || format!("late by {}: {record:?}", open - contribution.round))?;
+                }
+                let are_in_time = weights.iter().all(|record| record.staleness == 0);
                 let is_equal = weights.windows(2).all(|pair| (pair[0].weight - pair[1].weight).abs() < 1e-12);
                 let must_be = self.charter.document.merge.weighting.is_uniform();
-                require(is_equal || !must_be, || format!("uniform weights differ: {weights:?}"))?;
+                require(is_equal || !must_be || !are_in_time, || format!("uniform weights differ: {weights:?}"))?;
                 let needed = self.charter.document.rounds.min_contributions as usize;
                 require(weights.len() >= needed, || format!("a merge of {}, fewer than {needed}", weights.len()))
             }
@@ -164,10 +181,62 @@ impl Checks {
         Ok(())
     }
 
+    /// A member has one answer in a round. One in time takes the place of a late one.
     fn first_answer(&self, round: u32, member: &MemberName) -> Result<(), Violation> {
         let key = (round, member.clone());
-        let is_first = !self.received.contains_key(&key) && !self.declined.contains(&key);
+        let known = self.received.get(&key);
+        let is_first = known.is_none_or(|known| known.round < round) && !self.declined.contains(&key);
         require(is_first && self.open()?.round == round, || format!("{member} has two answers in round {round}"))
+    }
+
+    fn refused(&mut self, member: &MemberName) -> Result<(), Violation> {
+        let num_refusals = self.num_refusals.entry(member.clone()).or_default();
+        *num_refusals += 1;
+        require(*num_refusals <= Coordinator::MAX_REFUSALS, || format!("{member} fills the log"))
+    }
+
+    fn attended(&mut self, signed: &Signed<Attendance>) -> Result<(), Violation> {
+        let attendance = &signed.document;
+        let key = self.charter.document.members.get(&attendance.member).ok_or("a stranger left")?;
+        signed.verify_by(key).map_err(|e| format!("a forged attendance was recorded: {e}"))?;
+        let last = self.attendances.insert(attendance.member.clone(), attendance.clone());
+        let is_next = attendance.number > last.map_or(0, |last| last.number);
+        require(is_next, || format!("an old attendance of {} was taken", attendance.member))
+    }
+
+    /// A late contribution was missed in its round, comes from that round's base, and counts once, as late as the charter allows.
+    fn late(
+        &mut self,
+        at: Timestamp,
+        round: u32,
+        member: &MemberName,
+        taken: &LateContribution,
+    ) -> Result<(), Violation> {
+        let LateContribution { into, contribution: signed } = taken;
+        let contribution = &signed.document;
+        let key = self.charter.document.members.get(member).ok_or("a stranger is late")?;
+        signed.verify_by(key).map_err(|e| format!("a forged late contribution was recorded: {e}"))?;
+        let fits = contribution.round == round
+            && contribution.member == *member
+            && contribution.charter == self.charter_digest
+            && self.base_after(round - 1) == Some(contribution.base);
+        require(fits, || "a late contribution to nothing was recorded".into())?;
+        let key = (round, member.clone());
+        let (known, has_declined) = (self.received.get(&key), self.declined.contains(&key));
+        let has_answered = known.is_some_and(|known| known.round == round) || has_declined;
+        require(!has_answered, || format!("{member} was not missing in round {round}"))?;
+        let is_over = match self.outcomes.get(round as usize - 1) {
+            Some(_) => true,
+            // A round that waits neither for who is away nor for who is late in it ends before its window does.
+            None => at >= self.open()?.closes_at || known.is_some() || self.attendances.contains_key(member),
+        };
+        require(is_over, || format!("{member} was not late in round {round}"))?;
+        let terms = &self.charter.document.rounds;
+        let ended = u32::try_from(self.outcomes.len()).expect("a few");
+        let counts = *into > round && *into <= terms.num_rounds && into - round <= terms.late_rounds;
+        require(counts && (ended + 1..=ended + 2).contains(into), || format!("round {round} counts in {into}"))?;
+        let known = self.received.insert((*into, member.clone()), contribution.clone());
+        require(known.is_none_or(|known| known.round < round), || format!("{member} has two answers in round {into}"))
     }
 
     /// A poisoned contribution is never accepted, by facts measured here and not by the machine.
@@ -176,10 +245,11 @@ impl Checks {
             return Ok(());
         }
         let terms = &self.charter.document.screening;
-        let base = blobs.find(&self.open()?.base).ok_or("the base is lost")?;
         let contribution = self.received.get(&(round, member.clone())).ok_or("a verdict on nothing")?;
+        let base = blobs.find(&contribution.base).ok_or("the base is lost")?;
+        let open_base = blobs.find(&self.open()?.base).ok_or("the base is lost")?;
         let weights = blobs.find(&contribution.weights).ok_or("contributed weights are lost")?;
-        let floor = base.open_bpb() * (1.0 + terms.max_bpb_rise);
+        let floor = open_base.open_bpb() * (1.0 + terms.max_bpb_rise);
         let is_sound = match weights.screening(base, member) {
             Screening::Measured { relative_change, bpb, .. } => {
                 relative_change <= terms.max_relative_change && bpb.is_some_and(|bpb| bpb <= floor)
@@ -194,8 +264,9 @@ impl Checks {
         require(outcome.round == open.round, || "an outcome of another round".into())?;
         let members: Vec<_> = self.charter.document.members.keys().collect();
         require(outcome.verdicts.keys().collect::<Vec<_>>() == members, || "a member without a verdict".into())?;
-        for ((_, member), weights) in self.confirmed.iter().filter(|((round, _), _)| *round == outcome.round) {
-            let is_there = self.received.get(&(outcome.round, member.clone())).is_some_and(|c| c.weights == *weights);
+        for ((_, member), confirmed) in self.confirmed.iter().filter(|((round, _), _)| *round == outcome.round) {
+            let received = self.received.get(&(outcome.round, member.clone()));
+            let is_there = received.is_some_and(|found| stands_for(found, confirmed));
             let is_judged = matches!(outcome.verdicts[member], Verdict::Accepted { .. } | Verdict::Refused { .. });
             require(is_there && is_judged, || format!("a confirmed contribution of {member} is lost"))?;
         }
@@ -237,9 +308,13 @@ impl Checks {
         require(expected == found, || format!("the method goes on from {found:?}, not from {expected:?}"))
     }
 
-    /// The coordinator told a member that its contribution arrived.
-    pub(crate) fn confirmed(&mut self, contribution: &Contribution) {
-        self.confirmed.insert((contribution.round, contribution.member.clone()), contribution.weights);
+    /// The coordinator told a member that its contribution arrived: it counts in some round, or the member's newer one does.
+    pub(crate) fn confirmed(&mut self, contribution: &Contribution) -> Result<(), Violation> {
+        let of_member = self.received.iter().filter(|((_, member), _)| *member == contribution.member);
+        let mut counting = of_member.filter(|(_, found)| stands_for(found, contribution));
+        let ((into, _), _) = counting.next().ok_or("a contribution was confirmed that is not in the log")?;
+        self.confirmed.insert((*into, contribution.member.clone()), contribution.clone());
+        Ok(())
     }
 
     /// A node starts Contributed CPT.

@@ -105,7 +105,13 @@ impl World {
                 let sender = self.key_of(from);
                 let round = decline.document.round;
                 let answer = self.coordinator_takes(CoordinatorInput::Decline { sender, decline })?;
-                self.answer(from, answer, Message::DeclineConfirmed { round })?;
+                self.answer(from, answer, Message::DeclineConfirmed { round }, None)?;
+            }
+            (_, Message::Attend(attendance)) => {
+                let sender = self.key_of(from);
+                let number = attendance.document.number;
+                let answer = self.coordinator_takes(CoordinatorInput::Attend { sender, attendance })?;
+                self.answer(from, answer, Message::AttendanceConfirmed { number }, None)?;
             }
             // No news is not told, and nobody else has anything to say to a coordinator.
             _ => {}
@@ -127,13 +133,20 @@ impl World {
         let (sender, document) = (self.key_of(from), contribution.document.clone());
         let answer = self.coordinator_takes(CoordinatorInput::Contribute { sender, contribution })?;
         if answer.is_ok() && self.coordinator.state().is_some() {
-            self.checks.confirmed(&document);
+            self.checks.confirmed(&document)?;
         }
-        self.answer(from, answer, Message::Confirmed { round: document.round })
+        let round = document.round;
+        self.answer(from, answer, Message::Confirmed { round }, Some(Message::NotTaken { round }))
     }
 
     /// Confirms what was taken, records what was not and should have been right.
-    fn answer(&mut self, to: Party, answer: Result<(), RoundError>, confirmation: Message) -> Result<(), Violation> {
+    fn answer(
+        &mut self,
+        to: Party,
+        answer: Result<(), RoundError>,
+        confirmation: Message,
+        refusal: Option<Message>,
+    ) -> Result<(), Violation> {
         let Some(state) = self.coordinator.state() else { return Ok(()) };
         let error = match answer {
             Ok(()) => {
@@ -142,21 +155,19 @@ impl World {
             }
             Err(error) => error,
         };
+        if error.blame() == Blame::Internal {
+            return Err(format!("a message led the coordinator to an inner error: {error}"));
+        }
         let sender = self.key_of(to);
         let member = state.charter().and_then(|charter| charter.document.member_of(sender).ok().cloned());
-        match (member, error.blame()) {
-            (Some(member), Blame::Member) => {
-                let event = state.refusal(&member, &error);
-                let (now, probability) =
-                    (self.coordinator.now(self.clock_ms(Party::Coordinator)), self.crash_probability());
-                let random = &mut self.random;
-                let events = event.into_iter().collect();
-                let taken = self.coordinator.write(now, events, &mut || Self::crash_of(random, probability))?;
-                self.coordinator_wrote(taken)
-            }
-            (_, Blame::Internal) => Err(format!("a message led the coordinator to an inner error: {error}")),
-            _ => Ok(()),
+        let events: Vec<_> = member.and_then(|member| state.refusal(&member, &error)).into_iter().collect();
+        if let Some(refusal) = refusal {
+            self.send(Party::Coordinator, to, refusal);
         }
+        let (now, probability) = (self.coordinator.now(self.clock_ms(Party::Coordinator)), self.crash_probability());
+        let random = &mut self.random;
+        let taken = self.coordinator.write(now, events, &mut || Self::crash_of(random, probability))?;
+        self.coordinator_wrote(taken)
     }
 
     fn start_coordinator_work(&mut self) {

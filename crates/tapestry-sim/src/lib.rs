@@ -76,7 +76,9 @@ pub struct Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let skipped = self.story.len().saturating_sub(60);
+        let skipped = self.story.len().saturating_sub(
+            std::env::var("TAPESTRY_SIM_LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(60),
+        );
         writeln!(f, "seed {}: {}", self.seed, self.violation)?;
         self.story[skipped..].iter().try_for_each(|line| writeln!(f, "  {line}"))
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tapestry_core::{Digest, SecretKey, Signed};
-use tapestry_round::{Announcement, Contribution, Decline, News, Outcome, RoundResult};
+use tapestry_round::{Announcement, Attendance, Contribution, Decline, News, Outcome, RoundResult};
 
 use crate::model::{Poison, Vector};
 use crate::network::{Message, Party};
@@ -42,6 +42,9 @@ impl World {
             .collect();
         if seen.is_empty() {
             return;
+        }
+        if self.random.chance(0.1) {
+            return self.send_somebody_away(from, own);
         }
         // The newest is the most tempting: its round is still open.
         let at = if self.random.chance(0.6) { seen.len() - 1 } else { self.random.index(seen.len()) };
@@ -83,6 +86,26 @@ impl World {
                 let reason = "x".repeat(self.random.index(2 * Decline::MAX_REASON_BYTES));
                 let decline = Decline { charter: honest.charter, round: honest.round, member, reason };
                 Message::Decline(Signed::by(decline, own).expect("canonical"))
+            }
+        };
+        self.send(from, Party::Coordinator, message);
+    }
+
+    /// A member is said to leave or to be back, by a message of its own that is old, or by somebody else.
+    fn send_somebody_away(&mut self, from: Party, own: &SecretKey) {
+        let seen = self.seen.iter().filter_map(|message| match message {
+            Message::Attend(signed) => Some(signed.clone()),
+            _ => None,
+        });
+        let seen: Vec<_> = seen.collect();
+        let message = match self.random.below(3) {
+            0 if !seen.is_empty() => Message::Attend(seen[self.random.index(seen.len())].clone()),
+            _ => {
+                let member = self.scenario.members[self.random.index(self.nodes.len())].name.clone();
+                let charter = self.scenario.charter.digest().expect("canonical");
+                let (number, is_present) = (self.random.below(4), self.random.chance(0.5));
+                let attendance = Attendance { charter, member, number, is_present, reason: String::new() };
+                Message::Attend(Signed::by(attendance, own).expect("canonical"))
             }
         };
         self.send(from, Party::Coordinator, message);

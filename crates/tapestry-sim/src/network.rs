@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use tapestry_core::{Digest, Signed};
 use tapestry_round::coordinator::CoordinatorEffect;
 use tapestry_round::node::NodeEffect;
-use tapestry_round::{Contribution, Decline, News};
+use tapestry_round::{Attendance, Contribution, Decline, News};
 
 use crate::model::Vector;
 
@@ -31,11 +31,20 @@ pub(crate) enum Message {
     /// Weights, and what is said about them.
     Contribute(Signed<Contribution>, Vector),
     Decline(Signed<Decline>),
+    Attend(Signed<Attendance>),
     News(Box<News>),
     Model(Vector),
     /// The coordinator has a member's contribution to a round, durably.
     Confirmed {
         round: u32,
+    },
+    /// The coordinator does not take a member's contribution to a round.
+    NotTaken {
+        round: u32,
+    },
+    /// The coordinator knows, durably, that a member left or is back.
+    AttendanceConfirmed {
+        number: u64,
     },
     /// The coordinator has a member's decline, durably.
     DeclineConfirmed {

@@ -4,7 +4,7 @@ use tapestry_core::{Digest, Signed};
 use tapestry_round::RoundError;
 use tapestry_round::TrainingMetrics;
 use tapestry_round::node::{
-    ContributedCpt, Measurement, NodeEffect, NodeEvent, NodeInput, SovereignModel, TransferMetrics,
+    ContributedCpt, Measurement, NodeEffect, NodeEvent, NodeInput, Participation, SovereignModel, TransferMetrics,
 };
 
 use crate::checks::Violation;
@@ -35,12 +35,31 @@ impl World {
         if self.nodes[node].role.state().is_none() {
             return Ok(());
         }
+        self.wander(node)?;
         let version = self.nodes[node].version;
         self.send(Party::Node(node), Party::Coordinator, Message::Ask { version });
         self.start_node_work(node)?;
         let at_ms = self.now_ms + self.random.between(2_000, 5_000);
         self.plan(at_ms, Happening::Wakes { party: Party::Node(node), life: self.nodes[node].role.life() });
         Ok(())
+    }
+
+    /// An operator says something else about how to take part; once the weather is calm, to contribute.
+    fn wander(&mut self, node: usize) -> Result<(), Violation> {
+        if self.scenario.members[node].character != Character::Wanderer || !(self.is_calm() || self.random.chance(0.2))
+        {
+            return Ok(());
+        }
+        let reason = "é".repeat(self.random.index(600));
+        let participation = match self.random.below(6) {
+            _ if self.is_calm() => Participation::Contribute,
+            0 => Participation::KeepPrivate { reason },
+            1 => Participation::Decline { reason },
+            2 | 3 => Participation::Away { reason },
+            _ => Participation::Contribute,
+        };
+        let taken = self.node_takes(node, NodeInput::Participate(participation))?;
+        taken.map_err(|error| format!("node {node} does not heed its operator: {error}"))
     }
 
     /// Feeds an input; the inner error is the machine's.
@@ -92,8 +111,23 @@ impl World {
             Message::Confirmed { round } => {
                 self.node_takes(node, NodeInput::ContributionSent { round, transfer: TRANSFER })?
             }
+            Message::NotTaken { round } => {
+                // The driver looks whether it was for a round that has ended.
+                let late = self.nodes[node].role.state().and_then(|state| state.late_round());
+                match late {
+                    Some(late) if late.announcement.round == round => {
+                        self.node_takes(node, NodeInput::LateRefused { round })?
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Message::AttendanceConfirmed { number } => self.node_takes(node, NodeInput::AttendanceSent { number })?,
             Message::DeclineConfirmed { round } => self.node_takes(node, NodeInput::DeclineSent { round })?,
-            Message::Ask { .. } | Message::Pull(_) | Message::Contribute(..) | Message::Decline(_) => Ok(()),
+            Message::Ask { .. }
+            | Message::Pull(_)
+            | Message::Contribute(..)
+            | Message::Decline(_)
+            | Message::Attend(_) => Ok(()),
         };
         // Late and repeated messages are not taken, and that is all.
         if let Err(error) = answer {
@@ -144,13 +178,12 @@ impl World {
             NodeEffect::SendDecline { decline } => {
                 Message::Decline(Signed::by(decline.clone(), &key).expect("a decline has a canonical form"))
             }
-            // No member of these worlds leaves yet.
-            NodeEffect::SendAttendance { .. }
-            | NodeEffect::Train { .. }
-            | NodeEffect::Measure { .. }
-            | NodeEffect::BuildSovereign { .. } => return Ok(()),
+            NodeEffect::SendAttendance { attendance } => {
+                Message::Attend(Signed::by(attendance.clone(), &key).expect("an attendance has a canonical form"))
+            }
+            NodeEffect::Train { .. } | NodeEffect::Measure { .. } | NodeEffect::BuildSovereign { .. } => return Ok(()),
         };
-        if matches!(message, Message::Contribute(..)) {
+        if matches!(message, Message::Contribute(..) | Message::Attend(_)) {
             self.seen.push(message.clone());
         }
         self.send(Party::Node(node), Party::Coordinator, message);

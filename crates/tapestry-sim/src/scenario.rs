@@ -23,6 +23,8 @@ pub(crate) enum Character {
     Honest,
     /// Honest, and sometimes cannot train.
     Reluctant,
+    /// Honest, and changes its mind about how to take part.
+    Wanderer,
     /// Never starts its node.
     Silent,
     /// Trains, and spoils what it contributes.
@@ -102,7 +104,12 @@ impl Scenario {
             quorum: few(quorum),
             base: Vector::adopted().digest(),
             open_held_out: HeldOutTerms { text: Digest::of(b"open text"), max_tokens: 100 },
-            rounds: RoundTerms { num_rounds: few(random.between(1, 3)), window_ms, min_contributions, late_rounds: 0 },
+            rounds: RoundTerms {
+                num_rounds: few(random.between(1, 4)),
+                window_ms,
+                min_contributions,
+                late_rounds: few(random.below(3)),
+            },
             screening: ScreeningTerms { max_relative_change: 0.5, max_bpb_rise: 0.05 },
             merge: merge_terms(cap, &members, random),
             gate: GateTerms { max_bpb_rise: 0.03 },
@@ -154,6 +161,7 @@ fn member(number: u64, random: &mut Random) -> Member {
         1 | 2 => Character::Poisoner(poisons[random.index(poisons.len())]),
         3 | 4 => Character::Forger,
         5 => Character::Reluctant,
+        6 | 7 => Character::Wanderer,
         _ => Character::Honest,
     };
     let name = format!("m{number}").parse().expect("a name");

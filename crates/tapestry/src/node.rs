@@ -343,7 +343,7 @@ pub(crate) fn describe(event: &NodeEvent) -> String {
             Participation::Away { .. } => "leaves for a while".into(),
         },
         NodeEvent::AttendanceSent { number } => {
-            format!("the coordinator knows that this member {}", if number % 2 == 1 { "is away" } else { "is back" })
+            format!("the coordinator knows whether this member is away (attendance {number})")
         }
         NodeEvent::LateRefused { round } => format!("round {round}: what was trained comes too late to count"),
         NodeEvent::RoundAccepted { announcement } => {

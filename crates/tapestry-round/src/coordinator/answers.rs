@@ -45,7 +45,7 @@ impl Coordinator {
         if let Some(round) = self.round.as_ref().filter(|round| round.is_open(now)) {
             let known = round.answers.get(member);
             return match known {
-                None => Ok(due),
+                None | Some(Answer::Absent(Verdict::Away { .. })) => Ok(due),
                 Some(answer) if answer.contribution().is_some_and(|known| known.round < due) => Ok(due),
                 Some(Answer::Absent(Verdict::Missing)) if signed.document.rounds.late_rounds > 0 => Ok(due),
                 Some(_) => Err(RoundError::AlreadyAnswered { member: member.clone(), round: due }),
@@ -95,17 +95,22 @@ impl Coordinator {
                 {
                     return Ok(None);
                 }
-                None | Some(Answer::Received(_) | Answer::Judged(..)) => round.is_open(now),
+                // Whoever contributes is not away, whichever of its two messages comes first.
+                None | Some(Answer::Received(_) | Answer::Judged(..) | Answer::Absent(Verdict::Away { .. })) => {
+                    round.is_open(now)
+                }
                 Some(Answer::Absent(Verdict::Missing)) => false,
-                Some(Answer::Absent(_)) => return Err(answered()),
+                Some(Answer::Absent(_)) => {
+                    return Err(RoundError::Answered { member: member.clone(), round: number });
+                }
             };
             if is_in_time {
                 return Ok(Some(CoordinatorEvent::ContributionReceived { contribution: signed }));
             }
         } else {
-            // The round has ended. Whoever answered it has nothing to add.
+            // The round has ended. Whoever declined it has nothing to add; whoever only had a late one in it has.
             let outcome = self.outcomes.get(number as usize - 1).ok_or(answered())?;
-            if outcome.verdicts.get(member) != Some(&Verdict::Missing) {
+            if matches!(outcome.verdicts.get(member), None | Some(Verdict::Declined { .. })) {
                 return Err(self.replayed(number));
             }
         }
@@ -172,10 +177,13 @@ impl Coordinator {
             Some(Answer::Absent(Verdict::Declined { reason })) if *reason == decline.reason => Ok(false),
             Some(Answer::Absent(Verdict::Missing)) => late(),
             // Away says as much.
-            Some(Answer::Absent(Verdict::Away { .. })) if round.is_open(now) => Ok(true),
+            Some(Answer::Absent(Verdict::Away { .. })) => Ok(round.is_open(now)),
             // It is the contribution that was late which counts; its member has no other for this round.
             Some(answer) if answer.contribution().is_some_and(|known| known.round < number) => Ok(false),
-            Some(_) => Err(RoundError::AlreadyAnswered { member: decline.member.clone(), round: number }),
+            Some(Answer::Absent(_)) => {
+                Err(RoundError::AlreadyAnswered { member: decline.member.clone(), round: number })
+            }
+            Some(_) => Err(RoundError::Answered { member: decline.member.clone(), round: number }),
             None if round.is_open(now) => Ok(true),
             None => late(),
         }
@@ -192,7 +200,7 @@ impl Coordinator {
             return Ok(false);
         }
         let (last, found) = (known.map_or(0, |known| known.number), attendance.number);
-        if found == last + 1 { Ok(true) } else { Err(RoundError::OldAttendance { last, found }) }
+        if found > last { Ok(true) } else { Err(RoundError::OldAttendance { last, found }) }
     }
 
     /// The members that are away.

@@ -1,8 +1,33 @@
 //! How a member takes part: in time, late, in private, or not at all. Its operator decides.
 
 use super::{ContributedCpt, Membership, Node, NodeEffect, NodeEvent, NodeRound, Participation, Progress, cut};
-use crate::{Announcement, Attendance, Contribution, Decline, Outcome, RoundError, Verdict};
+use crate::{Announcement, Contribution, Decline, Outcome, RoundError, Verdict};
 use tapestry_core::MemberName;
+
+/// What the operator has said last of being away or back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Attendance {
+    /// A new one for each time that it was said: an earlier one may have reached the coordinator, whether or not that was confirmed.
+    pub(super) number: u64,
+    is_present: bool,
+    reason: String,
+}
+
+impl Attendance {
+    pub(super) const UNSAID: Self = Self { number: 0, is_present: true, reason: String::new() };
+
+    pub(super) fn after(&self, before: &Participation, now: &Participation) -> Self {
+        match (before, now) {
+            (_, Participation::Away { reason }) => {
+                Self { number: self.number + 1, is_present: false, reason: cut(reason.clone()) }
+            }
+            (Participation::Away { .. }, _) => {
+                Self { number: self.number + 1, is_present: true, reason: String::new() }
+            }
+            _ => self.clone(),
+        }
+    }
+}
 
 impl Participation {
     /// What the other members are told when a round is declined.
@@ -37,18 +62,14 @@ impl Node {
     }
 
     /// Whether the coordinator has yet to hear that this member left or came back.
-    pub(super) fn is_attendance_due(&self) -> bool {
-        let is_away = matches!(self.participation, Participation::Away { .. });
-        is_away == self.num_attendances.is_multiple_of(2)
+    pub(super) const fn is_attendance_due(&self) -> bool {
+        self.attendance.number > self.confirmed_attendance
     }
 
     pub(super) fn pending_attendance(&self, membership: &Membership) -> Option<NodeEffect> {
         let (charter, member) = (membership.digest, membership.member.clone());
-        let number = self.num_attendances + 1;
-        // Odd ones leave, and say why.
-        let is_present = number.is_multiple_of(2);
-        let reason = if is_present { String::new() } else { cut(self.participation.reason().to_owned()) };
-        let attendance = Attendance { charter, member, number, is_present, reason };
+        let Attendance { number, is_present, reason } = self.attendance.clone();
+        let attendance = crate::Attendance { charter, member, number, is_present, reason };
         self.is_attendance_due().then_some(NodeEffect::SendAttendance { attendance })
     }
 
@@ -70,10 +91,12 @@ impl Node {
         };
         let member = &self.charter.as_ref()?.member;
         let current = self.round.take().filter(is_waited_for);
-        // Where the outcome knows of an answer, it is one whose confirmation was lost.
-        let current = current.filter(|round| {
-            round.announcement.round != outcome.round || outcome.verdicts.get(member) == Some(&Verdict::Missing)
-        });
+        // Where the outcome knows of an answer to this very round, it is one whose confirmation was lost.
+        let knows_of_answer = |round: &NodeRound| {
+            let verdict = outcome.verdicts.get(member).filter(|_| round.announcement.round == outcome.round);
+            matches!(verdict, Some(Verdict::Accepted { staleness: 0, .. } | Verdict::Declined { .. }))
+        };
+        let current = current.filter(|round| !knows_of_answer(round));
         // The earliest round in which it could count is the one after.
         let into = outcome.round + 1;
         let contributes = self.participation == Participation::Contribute && into <= num_rounds;

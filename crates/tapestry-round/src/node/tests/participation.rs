@@ -144,6 +144,20 @@ fn a_member_that_declines_does_not_train() {
 }
 
 #[test]
+fn who_is_back_says_so_even_if_nobody_has_confirmed_that_it_left() {
+    // Found by the simulator: the coordinator had heard the first, and the member did not know.
+    let mut run = Terms::new(0).joined();
+    run.input(NodeInput::Participate(Participation::Away { reason: "war".into() })).expect("taken");
+    run.input(NodeInput::Participate(Participation::Contribute)).expect("taken");
+    let NodeEffect::SendAttendance { attendance } = first(&run) else { panic!("{:?}", first(&run)) };
+    assert_eq!((attendance.number, attendance.is_present), (2, true));
+    let late = run.refuses(NodeInput::AttendanceSent { number: 1 });
+    assert!(matches!(late, RoundError::Unexpected { .. }), "{late}");
+    run.input(NodeInput::AttendanceSent { number: 2 }).expect("sent");
+    assert_eq!(run.state.pending(), vec![]);
+}
+
+#[test]
 fn a_member_leaves_says_so_and_comes_back() {
     let terms = Terms::new(1);
     let mut run = terms.joined();
