@@ -76,6 +76,16 @@ impl DeltaNorm {
         self.block.add::<E>(base_tail, weights_tail);
     }
 
+    /// Adds what was measured of whole blocks elsewhere, on another thread: they follow on what was added so far.
+    ///
+    /// # Panics
+    /// Where what was added so far ends within a block.
+    pub fn append(&mut self, part: &ChangePart) {
+        self.close_full_block();
+        assert_eq!(self.block.num_elements, 0, "a part begins with a block");
+        part.0.iter().for_each(|squares| self.complete.add(*squares));
+    }
+
     fn close_full_block(&mut self) {
         if self.block.num_elements == BLOCK_ELEMENTS {
             self.complete.add(self.block.sum());
@@ -107,6 +117,35 @@ impl DeltaNorm {
     pub fn relative_change(&self) -> f64 {
         let (change, base) = (self.change(), self.base());
         if change == 0.0 && base == 0.0 { 0.0 } else { change / base }
+    }
+}
+
+/// The change of a stretch of whole blocks, for [`DeltaNorm::append`].
+#[derive(Debug, Clone, Default)]
+pub struct ChangePart(Vec<Squares>);
+
+impl ChangePart {
+    /// Elements that are added at a time, or a multiple of them.
+    pub const ELEMENTS: usize = BLOCK_ELEMENTS;
+
+    /// Adds the next blocks, as [`DeltaNorm::add`]; uses no other threads.
+    ///
+    /// # Panics
+    /// Where the two differ in length or are not whole blocks.
+    pub fn add(&mut self, dtype: Dtype, base: &[u8], weights: &[u8]) {
+        assert_eq!(base.len(), weights.len(), "a piece of the weights and of the base cover the same range");
+        match dtype {
+            Dtype::F32 => self.add_blocks::<F32>(base, weights),
+            Dtype::BF16 => self.add_blocks::<Bf16>(base, weights),
+            Dtype::F16 => self.add_blocks::<F16>(base, weights),
+        }
+    }
+
+    fn add_blocks<E: Element>(&mut self, base: &[u8], weights: &[u8]) {
+        let block_len = BLOCK_ELEMENTS * E::LEN;
+        assert!(base.len().is_multiple_of(block_len), "{} bytes are not whole blocks", base.len());
+        let pairs = base.chunks_exact(block_len).zip(weights.chunks_exact(block_len));
+        self.0.extend(pairs.map(|(base, weights)| Block::of::<E>(base, weights).sum()));
     }
 }
 

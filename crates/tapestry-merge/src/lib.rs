@@ -23,7 +23,7 @@ mod survey;
 pub mod weights;
 
 pub use block::{Block, Contributor, Rule, Setting};
-pub use change::{DeltaNorm, first_non_finite};
+pub use change::{ChangePart, DeltaNorm, first_non_finite};
 pub use gram::{GRAM_BLOCK_ELEMENTS, Gram};
 pub use method::{Demands, Method, MethodError};
 pub use rows::{all_finite, decode_row, encode_row};

@@ -5,22 +5,37 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tapestry_core::{Digest, DigestHasher};
 
 /// Bytes that are hashed at a time.
-const WINDOW: usize = 256 << 10;
+pub(crate) const WINDOW: usize = 256 << 10;
 
 /// Which chunks of a content this process has found to be what their digests say.
 ///
 /// A chunk is checked once. Whoever changes a file of the store in the moments between that check and a read can make this
 /// process read something else; blobs are written once and never changed, and what is merged from them is hashed anew.
 #[derive(Debug)]
-pub(crate) struct VerifiedChunks(Vec<AtomicBool>);
+pub(crate) struct VerifiedChunks(Vec<Mutex<bool>>);
 
 impl VerifiedChunks {
     pub(crate) fn new(num_chunks: usize) -> Self {
-        Self((0..num_chunks).map(|_| AtomicBool::new(false)).collect())
+        Self((0..num_chunks).map(|_| Mutex::new(false)).collect())
+    }
+
+    /// Whether a chunk has been checked. Whoever holds the answer may check it; others who want to know wait for that.
+    fn lock(&self, index: usize) -> MutexGuard<'_, bool> {
+        self.0[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a chunk has been checked.
+    pub(crate) fn is_verified(&self, index: usize) -> bool {
+        *self.lock(index)
+    }
+
+    /// Somebody has checked a chunk.
+    pub(crate) fn set_verified(&self, index: usize) {
+        *self.lock(index) = true;
     }
 
     /// Fills `buffer` with the bytes of the chunk `index` from `offset` on.
@@ -33,29 +48,53 @@ impl VerifiedChunks {
         offset: u64,
         buffer: &mut [u8],
     ) -> Result<(), StoreError> {
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => StoreError::Missing { digest, place: path.display().to_string() },
-            _ => StoreError::file("read", path, error),
-        };
-        let file = File::open(path).map_err(failed)?;
-        if !self.0[index].load(Ordering::Acquire) {
-            let found = file.metadata().map_err(failed)?.len();
-            if found != size {
-                return Err(StoreError::ChunkSize { index, digest, expected: size, found });
-            }
+        let failed = |error: io::Error| StoreError::file("read", path, error);
+        let mut is_verified = self.lock(index);
+        let file = open_chunk(path, index, digest, size)?;
+        if !*is_verified {
             let found = hash(&file, size).map_err(failed)?;
             if found != digest {
-                let object = path.display().to_string();
-                return Err(StoreError::Damaged { digest, found, size_bytes: size, object });
+                return Err(damaged(path, digest, found, size));
             }
-            self.0[index].store(true, Ordering::Release);
+            *is_verified = true;
         }
+        drop(is_verified);
         file.read_exact_at(buffer, offset).map_err(failed)
     }
 }
 
+/// A chunk's file, which has the size that its place asks for.
+pub(crate) fn open_chunk(path: &Path, index: usize, digest: Digest, size: u64) -> Result<File, StoreError> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => StoreError::Missing { digest, place: path.display().to_string() },
+        _ => StoreError::file("read", path, error),
+    };
+    let file = File::open(path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?.len();
+    if found != size {
+        return Err(StoreError::ChunkSize { index, digest, expected: size, found });
+    }
+    Ok(file)
+}
+
+pub(crate) fn damaged(path: &Path, digest: Digest, found: Digest, size_bytes: u64) -> StoreError {
+    StoreError::Damaged { digest, found, size_bytes, object: path.display().to_string() }
+}
+
+/// Has the system fetch a whole file from the disk, in as few requests as it can.
+pub(crate) fn will_read(file: &File) {
+    #[cfg(target_os = "linux")]
+    {
+        // Only speed is lost where it does not want to.
+        let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::WillNeed);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = file;
+}
+
 /// The digest of the first `size` bytes of a file, in constant memory.
 fn hash(file: &File, size: u64) -> io::Result<Digest> {
+    will_read(file);
     let mut hasher = DigestHasher::new();
     let mut window = vec![0; WINDOW];
     let mut at = 0;

@@ -6,11 +6,14 @@ use crate::verified::VerifiedChunks;
 use crate::{BlobStore, StoreError};
 use bytes::{Bytes, BytesMut};
 use std::sync::{Arc, Mutex, PoisonError};
-use tapestry_core::{CHUNK_BYTES, Digest, TensorSpec, WeightsManifest};
+use tapestry_core::{CHUNK_BYTES, Digest, Dtype, TensorSpec, WeightsManifest};
 use tapestry_weights::{WeightSource, WeightsError, bytes_to_f32};
 
 /// Chunks that a reader keeps: two, because a range or a tensor's rows often lie across a border.
 const NUM_CACHED: usize = 2;
+
+/// Bytes read at once on the way to values: whole elements of every type.
+const PIECE_LEN: usize = 256 << 10;
 
 /// Reads weights out of a blob store, from ordinary synchronous code. Keeps two chunks in memory.
 ///
@@ -101,7 +104,15 @@ impl WeightsReader {
         Ok(())
     }
 
-    fn chunk(&self, index: usize) -> Result<Bytes, StoreError> {
+    pub(crate) const fn store(&self) -> &BlobStore {
+        &self.store
+    }
+
+    pub(crate) const fn verified(&self) -> &VerifiedChunks {
+        &self.verified
+    }
+
+    pub(crate) fn chunk(&self, index: usize) -> Result<Bytes, StoreError> {
         // A panic elsewhere cannot leave the cache wrong: each entry is complete when it is pushed.
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = cache.iter().position(|(cached, _)| *cached == index) {
@@ -132,14 +143,23 @@ impl WeightSource for WeightsReader {
         let range = || WeightsError::Range { name: spec.name.clone(), first, count, num_elements };
         let end = first.checked_add(count).filter(|end| *end <= num_elements).ok_or_else(range)?;
         let size = spec.dtype.size_bytes();
-        let mut values = Vec::with_capacity(usize::try_from(count).map_err(|_| range())?);
+        let failed = |e: StoreError| WeightsError::Source(e.to_string());
+        let count = usize::try_from(end - first).map_err(|_| range())?;
+        if cfg!(target_endian = "little") && spec.dtype == Dtype::F32 {
+            // Straight into place: these bytes are the values.
+            let mut values = vec![0_f32; count];
+            self.read_into(tensor, first * size, bytemuck::cast_slice_mut(&mut values)).map_err(failed)?;
+            return Ok(values);
+        }
+        let mut values = Vec::with_capacity(count);
         // Piece by piece, so that a large tensor is in memory once and not twice.
+        let mut piece = vec![0; PIECE_LEN];
         let mut at = first;
         while at < end {
-            let stop = end.min(at + CHUNK_BYTES / 4 / size);
-            let bytes = self.read_bytes(self.starts[tensor] + at * size, (stop - at) * size);
-            let bytes = bytes.map_err(|e| WeightsError::Source(e.to_string()))?;
-            values.extend(bytes_to_f32(spec.dtype, &bytes));
+            let stop = end.min(at + PIECE_LEN as u64 / size);
+            let len = usize::try_from((stop - at) * size).map_err(|_| range())?;
+            self.read_into(tensor, at * size, &mut piece[..len]).map_err(failed)?;
+            values.extend(bytes_to_f32(spec.dtype, &piece[..len]));
             at = stop;
         }
         Ok(values)

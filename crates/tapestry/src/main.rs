@@ -15,6 +15,7 @@ mod participation;
 mod policy;
 mod progress;
 mod role;
+mod screen;
 mod settings;
 mod transfer;
 

@@ -2,6 +2,7 @@
 
 use crate::progress::Working;
 use anyhow::{Context as _, Result};
+use std::sync::Arc;
 use tapestry_core::{Blob, ModelManifest};
 use tapestry_eval::BitsPerByte;
 use tapestry_model::{LlamaConfig, Tokenizer, measure_bpb};
@@ -13,15 +14,27 @@ pub(crate) async fn measure_model(
     manifest: &ModelManifest,
     text: String,
     max_tokens: usize,
+    working: Working,
+) -> Result<BitsPerByte> {
+    let weights = Arc::new(WeightsReader::open(blobs.clone(), manifest.weights.clone())?);
+    measure_read(blobs, manifest, weights, text, max_tokens, working).await
+}
+
+/// As [`measure_model`], where a reader of the weights is at hand: what that has checked is not checked again.
+pub(crate) async fn measure_read(
+    blobs: &BlobStore,
+    manifest: &ModelManifest,
+    weights: Arc<WeightsReader>,
+    text: String,
+    max_tokens: usize,
     mut working: Working,
 ) -> Result<BitsPerByte> {
     let config = read_file(blobs, manifest, "config.json").await?;
     let config = LlamaConfig::from_json(std::str::from_utf8(&config).context("config.json is not UTF-8")?)?;
     let tokenizer = Tokenizer::from_bytes(&read_file(blobs, manifest, "tokenizer.json").await?)?;
-    let weights = WeightsReader::open(blobs.clone(), manifest.weights.clone())?;
     let measured = tokio::task::spawn_blocking(move || {
         let mut progress = |p: tapestry_eval::BpbProgress| working.update(p.tokens_scored, p.tokens_total);
-        let result = measure_bpb(&weights, &config, &tokenizer, &text, Some(max_tokens), &mut progress);
+        let result = measure_bpb(&*weights, &config, &tokenizer, &text, Some(max_tokens), &mut progress);
         working.end();
         result
     });

@@ -1,4 +1,4 @@
-//! Screening and merging out of a blob store: memory does not depend on the size of the model.
+//! Merging out of a blob store: memory does not depend on the size of the model.
 
 use crate::progress::Working;
 use anyhow::{Context as _, Result};
@@ -6,48 +6,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use tapestry_core::{MemberName, ModelManifest, WeightsManifest};
 use tapestry_engine::{Input, Merge, Output, Progress, Request, TensorSource, on_threads, write_store};
-use tapestry_merge::{DeltaNorm, Method, first_non_finite};
-use tapestry_round::Screening;
+use tapestry_merge::Method;
 use tapestry_round::coordinator::MergeWork;
-use tapestry_store::{BlobStore, Piece, StoreError, WeightsReader, pieces};
-
-/// Finite values, and the size of the change to the base. `weights` has the base's tensors.
-pub(crate) async fn screen_weights(
-    blobs: &BlobStore,
-    base: &WeightsManifest,
-    weights: &WeightsManifest,
-    mut working: Working,
-) -> Result<Screening> {
-    let (base_reader, reader) =
-        (WeightsReader::open(blobs.clone(), base.clone())?, WeightsReader::open(blobs.clone(), weights.clone())?);
-    let manifest = weights.clone();
-    let screened = tokio::task::spawn_blocking(move || -> Result<Screening> {
-        let total = manifest.data.size_bytes;
-        let mut change = DeltaNorm::new();
-        for Piece { tensor, start, len: size_bytes } in pieces(&manifest) {
-            let spec = &manifest.tensors[tensor];
-            let base = base_reader.read_bytes(start, size_bytes)?;
-            let found = match reader.read_bytes(start, size_bytes) {
-                Ok(found) => found,
-                // Its member made the manifest; that its chunks do not fit is the member's doing.
-                Err(error @ StoreError::ChunkSize { .. }) => {
-                    return Ok(Screening::Malformed { what: error.to_string() });
-                }
-                Err(error) => return Err(error.into()),
-            };
-            if let Some(index) = first_non_finite(spec.dtype, &found) {
-                let tensor_start = manifest.offsets().nth(tensor).map_or(0, |(_, start)| start);
-                let index = (start - tensor_start) / spec.dtype.size_bytes() + index;
-                return Ok(Screening::NotFinite { tensor: spec.name.clone(), index });
-            }
-            change.add(spec.dtype, &base, &found);
-            working.update(start + size_bytes, total);
-        }
-        working.end();
-        Ok(Screening::Measured { relative_change: change.relative_change(), bpb: None, community_bpb: None })
-    });
-    screened.await.context("screening was interrupted")?
-}
+use tapestry_store::{BlobStore, WeightsReader};
 
 /// Everything that a round's merge follows from, read from the store.
 pub(crate) struct MergeInputs {

@@ -297,10 +297,13 @@ impl Driver {
             Subject::SharedBase { round } => format!("Shared Base of round {round} on the held-out text"),
             Subject::Sovereign => "Sovereign Model on the held-out text".into(),
         };
+        let max_tokens = self.settings.evaluation.max_tokens;
+        if max_tokens == 0 {
+            return Ok(Measurement { subject, model, held_out_bpb: None, open_bpb: None, wall_seconds: 0.0 });
+        }
         let held_out = crate::files::read_long_text(&NodeSettings::resolve(&self.home, &self.settings.texts.held_out))?;
         let _slot = self.slot().await?;
         let start = Instant::now();
-        let max_tokens = self.settings.evaluation.max_tokens;
         let working = self.reporter.start("measure", what, "tokens");
         let held_out_bpb = match measure_model(&self.blobs, &manifest, held_out, max_tokens, working).await {
             Ok(measured) => Some(measured.bpb()),

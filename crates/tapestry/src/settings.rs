@@ -58,6 +58,7 @@ pub(crate) struct Training {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Evaluation {
+    /// How many tokens of the held-out text are scored; 0: this node measures nothing, and its log says so.
     pub(crate) max_tokens: usize,
 }
 
@@ -83,6 +84,7 @@ const HEADER: &str = "\
 # texts.private      trained on once, at the end, for the member's own Sovereign Model; nothing of it leaves this node
 # texts.held_out     never trained on; measures what was gained
 # Documents in a text are separated by the character U+001E (record separator).
+# evaluation.max_tokens = 0 turns measuring on this node off.
 # machine.num_threads, machine.slot (a lock file that several nodes on one machine share), machine.trainer (another
 # training program, called with the job's file as its last argument) may be set.
 # docs/transfer.md explains [transfer]: limits, streams, mirrors.

@@ -2,15 +2,16 @@
 //! memory does not grow with the model or with the number of members.
 
 use super::Loop;
-use crate::measure::measure_model;
-use crate::merge::{MergeInputs, merge, screen_weights};
+use crate::measure::{measure_model, measure_read};
+use crate::merge::{MergeInputs, merge};
+use crate::screen::screen_weights;
 use anyhow::{Context as _, Result};
 use std::sync::Arc;
 use tapestry_core::{ModelManifest, WeightsManifest};
 use tapestry_governance::HeldOutTerms;
 use tapestry_round::coordinator::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
 use tapestry_round::{RoundResult, Screening, Verdict};
-use tapestry_store::BlobStore;
+use tapestry_store::{BlobStore, WeightsReader};
 
 /// Does what is asked and returns the input that answers it.
 pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Result<CoordinatorInput> {
@@ -46,13 +47,17 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
                 Err(error) => Screening::Malformed { what: format!("{error:#}") },
                 Ok(weights) => {
                     let working = shared.reporter.start("screen", format!("round {round}, {member}"), "bytes");
-                    let screening = screen_weights(blobs, &base.weights, &weights, working).await?;
+                    let of_base = Arc::new(WeightsReader::open(blobs.clone(), base.weights)?);
+                    let reader = Arc::new(WeightsReader::open(blobs.clone(), weights.clone())?);
+                    let screening = screen_weights(of_base, Arc::clone(&reader), working).await?;
                     match screening {
                         Screening::Measured { relative_change, .. } if relative_change <= max_change => {
                             let model = ModelManifest { files: base.files, weights };
                             let working =
                                 shared.reporter.start("measure", format!("round {round}, {member}"), "tokens");
-                            let measured = measure_model(blobs, &model, read_text().await?, max_tokens, working).await;
+                            let text = read_text().await?;
+                            let again = Arc::clone(&reader);
+                            let measured = measure_read(blobs, &model, again, text, max_tokens, working).await;
                             // A model that gives no finite value is a bad contribution, not a defect here.
                             let bpb = measured.ok().map(|bpb| bpb.bpb()).filter(|bpb| bpb.is_finite());
                             let community_bpb = match community.get(&member) {
@@ -60,8 +65,8 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
                                     let text = read_open_text(blobs, terms).await?;
                                     let detail = format!("round {round}, {member} on the open text of its community");
                                     let working = shared.reporter.start("measure", detail, "tokens");
-                                    let measured =
-                                        measure_model(blobs, &model, text, terms.max_tokens as usize, working).await;
+                                    let max_tokens = terms.max_tokens as usize;
+                                    let measured = measure_read(blobs, &model, reader, text, max_tokens, working).await;
                                     measured.ok().map(|bpb| bpb.bpb()).filter(|bpb| bpb.is_finite())
                                 }
                                 None => None,

@@ -117,6 +117,9 @@ impl Consortium {
         let trainer = [exe, "bench-child".into(), "train".into(), number.to_string()];
         let machine = toml::Table::from_iter([("trainer".to_string(), toml::Value::from(trainer.to_vec()))]);
         settings.insert("machine".into(), machine.into());
+        // Flower's nodes do not evaluate either; what the charter measures is measured by the coordinator.
+        let evaluation = toml::Table::from_iter([("max_tokens".to_string(), toml::Value::from(0))]);
+        settings.insert("evaluation".into(), evaluation.into());
         fs::write(path, settings.to_string())?;
         Ok(key.trim().to_string())
     }
