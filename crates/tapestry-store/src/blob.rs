@@ -358,6 +358,22 @@ impl BlobStore {
         self.objects.file(&object_path(digest))
     }
 
+    /// As [`Self::chunk`], from ordinary synchronous code; where blobs are files, on the calling thread.
+    pub(crate) fn chunk_blocking(&self, blob: &Blob, index: usize) -> Result<Bytes, StoreError> {
+        let digest = blob.chunks[index];
+        let Some(name) = self.file(digest) else {
+            let (store, blob) = (self.clone(), blob.clone());
+            return wait(async move { store.chunk(&blob, index).await });
+        };
+        let missing = || StoreError::Missing { digest, place: self.place().to_owned() };
+        let content = self.check_read(digest, folder::read(&name, CHUNK_BYTES)?.ok_or_else(missing)?)?;
+        let (expected, found) = (blob.chunk_size(index), content.len() as u64);
+        if expected != found {
+            return Err(StoreError::ChunkSize { index, digest, expected, found });
+        }
+        Ok(content)
+    }
+
     /// One chunk of a longer content, with the size that its place asks for.
     pub(crate) async fn chunk(&self, blob: &Blob, index: usize) -> Result<Bytes, StoreError> {
         let digest = blob.chunks[index];

@@ -101,6 +101,12 @@ impl ChunkBuffer {
         &mut self.memory[self.start..self.start + self.limit.next_multiple_of(ALIGNMENT)]
     }
 
+    /// All of the room, which becomes content: to be overwritten from end to end.
+    pub(crate) fn room_for_all(&mut self) -> &mut [u8] {
+        self.len = self.limit;
+        &mut self.memory[self.start..self.start + self.len]
+    }
+
     /// The first `len` bytes of the room are content now.
     pub(crate) fn filled(&mut self, len: usize) {
         self.len = len.min(self.limit);

@@ -1,14 +1,16 @@
 //! Models in and out: from a folder in Hugging Face layout to blobs and back.
 
+use crate::blocking::wait;
 use crate::stream::{WholeFile, export_chunks, import_reader, on_blocking_thread};
-use crate::weights::WeightsWriter;
-use crate::{BlobStore, StoreError};
+use crate::weights::check_tensors;
+use crate::{BlobStore, ChunkBuffer, StoreError};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use tapestry_core::{Blob, Digest, ModelManifest, WeightsManifest};
-use tapestry_weights::{HfDir, SafetensorsModel, SafetensorsWriter, WeightSource as _};
+use std::sync::atomic::{AtomicU64, Ordering};
+use tapestry_core::{Blob, CHUNK_BYTES, Digest, ModelManifest, TensorSpec, WeightsManifest};
+use tapestry_weights::{HfDir, SafetensorsModel, WeightSource as _, safetensors_header};
 
 const WEIGHTS_FILE: &str = "model.safetensors";
 
@@ -65,7 +67,17 @@ impl BlobStore {
     /// Where the manifest describes no possible model, a chunk is missing or damaged, or a file cannot be written.
     pub async fn export_model(&self, model: &ModelManifest, dir: &Path) -> Result<(), StoreError> {
         let (store, model, dir) = (self.clone(), model.clone(), dir.to_path_buf());
-        on_blocking_thread(move || export_model(&store, &model, &dir)).await
+        on_blocking_thread(move || export_model(&store, &model, &dir, true)).await
+    }
+
+    /// As [`Self::export_model`], for a reader that starts now: nothing is synced, so that a power cut may leave files that are
+    /// not whole. Whoever comes back after a restart writes them again.
+    ///
+    /// # Errors
+    /// As [`Self::export_model`].
+    pub async fn export_model_for_now(&self, model: &ModelManifest, dir: &Path) -> Result<(), StoreError> {
+        let (store, model, dir) = (self.clone(), model.clone(), dir.to_path_buf());
+        on_blocking_thread(move || export_model(&store, &model, &dir, false)).await
     }
 }
 
@@ -92,25 +104,55 @@ fn import_small_file(store: &BlobStore, path: &Path) -> Result<Option<Blob>, Sto
     }
 }
 
-/// The tensors one by one, in the order of their names, whatever order the files keep them in.
+/// The tensors in the order of their names, whatever order the files keep them in; several chunks at once.
 fn import_weights(store: &BlobStore, path: &Path) -> Result<(Digest, WeightsManifest), StoreError> {
     let file = SafetensorsModel::open(path)?;
-    let mut writer = WeightsWriter::new(store.clone(), file.tensors().to_vec())?;
-    let mut buffer = vec![0; 1 << 20];
-    for (tensor, spec) in file.tensors().iter().enumerate() {
-        let size = spec.size_bytes().unwrap_or(0);
-        let mut start = 0;
-        while start < size {
-            let len = usize::try_from(size - start).map_or(buffer.len(), |rest| rest.min(buffer.len()));
-            file.read_into(tensor, start, &mut buffer[..len])?;
-            writer.write(&buffer[..len])?;
-            start += len as u64;
-        }
-    }
-    writer.finish()
+    let tensors = file.tensors().to_vec();
+    let size_bytes = tensors.iter().filter_map(TensorSpec::size_bytes).fold(0u64, u64::saturating_add);
+    check_tensors(&tensors, size_bytes)?;
+    let chunks = in_parallel(
+        size_bytes.div_ceil(CHUNK_BYTES),
+        |index| {
+            let start = index * CHUNK_BYTES;
+            let mut chunk = ChunkBuffer::new(chunk_len(size_bytes, index));
+            read_range(&file, start, chunk.room_for_all())?;
+            store.stage_blocking(chunk.into_bytes())
+        },
+        |staged| store.commit_blocking(staged),
+    )?;
+    let manifest = WeightsManifest { tensors, data: Blob { size_bytes, chunks } };
+    let (store, stored) = (store.clone(), manifest.clone());
+    let digest = wait(async move { store.put_json(&stored).await })?;
+    Ok((digest, manifest))
 }
 
-fn export_model(store: &BlobStore, model: &ModelManifest, dir: &Path) -> Result<(), StoreError> {
+/// Bytes from `start` on of the tensors' data, put one behind the other in the order of their names.
+fn read_range(file: &SafetensorsModel, start: u64, mut buffer: &mut [u8]) -> Result<(), StoreError> {
+    let mut tensor_start = 0;
+    let mut at = start;
+    for (tensor, spec) in file.tensors().iter().enumerate() {
+        let size = spec.size_bytes().unwrap_or(0);
+        let offset = at - tensor_start;
+        if offset < size {
+            let len = usize::try_from(size - offset).map_or(buffer.len(), |rest| rest.min(buffer.len()));
+            let (now, later) = buffer.split_at_mut(len);
+            file.read_into(tensor, offset, now)?;
+            at += len as u64;
+            buffer = later;
+        }
+        if buffer.is_empty() {
+            break;
+        }
+        tensor_start += size;
+    }
+    Ok(())
+}
+
+fn chunk_len(size_bytes: u64, index: u64) -> usize {
+    usize::try_from((size_bytes - index * CHUNK_BYTES).min(CHUNK_BYTES)).expect("8 MiB fit in memory")
+}
+
+fn export_model(store: &BlobStore, model: &ModelManifest, dir: &Path, durable: bool) -> Result<(), StoreError> {
     model.check()?;
     for (name, blob) in &model.files {
         let path = dir.join(name);
@@ -128,9 +170,66 @@ fn export_model(store: &BlobStore, model: &ModelManifest, dir: &Path) -> Result<
     for (name, blob) in &model.files {
         let mut file = WholeFile::create(&dir.join(name))?;
         export_chunks(store, blob, &mut |content| file.write(content))?;
-        file.finish()?;
+        if durable { file.finish()? } else { file.finish_for_now()? }
     }
-    let mut file = SafetensorsWriter::create(&dir.join(WEIGHTS_FILE), model.weights.tensors.clone())?;
-    export_chunks(store, &model.weights.data, &mut |content| Ok(file.write(content)?))?;
-    Ok(file.finish()?)
+    export_weights(store, &model.weights, &dir.join(WEIGHTS_FILE), durable)
+}
+
+/// Several chunks at once, each to its place.
+fn export_weights(store: &BlobStore, weights: &WeightsManifest, path: &Path, durable: bool) -> Result<(), StoreError> {
+    let file = WholeFile::create(path)?;
+    let header = safetensors_header(&weights.tensors);
+    file.write_at(&header, 0)?;
+    let blob = &weights.data;
+    let write = |index: u64| {
+        let content = store.chunk_blocking(blob, usize::try_from(index).expect("chunks of a manifest in memory"))?;
+        file.write_at(&content, header.len() as u64 + index * CHUNK_BYTES)
+    };
+    in_parallel(blob.chunks.len() as u64, write, Ok)?;
+    if durable { file.finish() } else { file.finish_for_now() }
+}
+
+/// How many chunks are in memory at once.
+const NUM_TOGETHER: usize = 4;
+/// How many chunks share a commit.
+const COMMIT_CHUNKS: usize = 16;
+
+/// Does `work` for the numbers below `num`, on a few threads, and gives what came of each, in order. Every so many results of one
+/// thread go through `settle` together.
+fn in_parallel<T: Send, R: Send>(
+    num: u64,
+    work: impl Fn(u64) -> Result<T, StoreError> + Sync,
+    settle: impl Fn(Vec<T>) -> Result<Vec<R>, StoreError> + Sync,
+) -> Result<Vec<R>, StoreError> {
+    let next = AtomicU64::new(0);
+    let one_thread = || -> Result<Vec<(u64, R)>, StoreError> {
+        let mut done = vec![];
+        loop {
+            let (mut indexes, mut results) = (vec![], vec![]);
+            while results.len() < COMMIT_CHUNKS {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= num {
+                    break;
+                }
+                // A failure keeps the other threads from beginning anything new.
+                let result = work(index).inspect_err(|_| next.store(num, Ordering::Relaxed))?;
+                indexes.push(index);
+                results.push(result);
+            }
+            if indexes.is_empty() {
+                return Ok(done);
+            }
+            done.extend(indexes.into_iter().zip(settle(results)?));
+        }
+    };
+    let mut all = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..NUM_TOGETHER).map(|_| scope.spawn(one_thread)).collect();
+        let mut all = vec![];
+        for thread in threads {
+            all.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok::<_, StoreError>(all)
+    })?;
+    all.sort_unstable_by_key(|(index, _)| *index);
+    Ok(all.into_iter().map(|(_, result)| result).collect())
 }

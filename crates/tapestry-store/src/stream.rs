@@ -5,6 +5,7 @@ use crate::objects::sync_folder;
 use crate::{BlobStore, ChunkBuffer, Staged, StoreError};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use tapestry_core::{Blob, CHUNK_BYTES, Digest};
 
@@ -84,6 +85,16 @@ impl WholeFile {
 
     pub(crate) fn write(&mut self, content: &[u8]) -> Result<(), StoreError> {
         self.file.write_all(content).map_err(|e| StoreError::file("write", &self.path, e))
+    }
+
+    /// Writes at a place of its own; several threads may do that at once.
+    pub(crate) fn write_at(&self, content: &[u8], at: u64) -> Result<(), StoreError> {
+        self.file.write_all_at(content, at).map_err(|e| StoreError::file("write", &self.path, e))
+    }
+
+    /// Gives the file its name without waiting for the disk.
+    pub(crate) fn finish_for_now(self) -> Result<(), StoreError> {
+        fs::rename(&self.partial, &self.path).map_err(|e| StoreError::file("write", &self.path, e))
     }
 
     pub(crate) fn finish(self) -> Result<(), StoreError> {

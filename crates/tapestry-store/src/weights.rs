@@ -256,7 +256,7 @@ impl WeightsWriter {
 }
 
 /// Checks a list of tensors before there is any content.
-fn check_tensors(tensors: &[TensorSpec], size_bytes: u64) -> Result<(), StoreError> {
+pub(crate) fn check_tensors(tensors: &[TensorSpec], size_bytes: u64) -> Result<(), StoreError> {
     let num_chunks = usize::try_from(size_bytes.div_ceil(CHUNK_BYTES)).unwrap_or(usize::MAX);
     // 2^21 chunks are 16 TiB: more tensors than fit there have overflowed.
     let num_chunks = num_chunks.min(1 << 21);

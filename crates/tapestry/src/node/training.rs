@@ -93,10 +93,9 @@ impl Driver {
         let work = absolute(&self.home.work_dir())?.join(name);
         let base_dir = work.join("base");
         fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
-        if !base_dir.join("model.safetensors").exists() {
-            let manifest: ModelManifest = self.blobs.get_json(base).await?;
-            self.blobs.export_model(&manifest, &base_dir).await?;
-        }
+        // Not synced, so whatever an earlier process left there is not trusted: it is written again.
+        let manifest: ModelManifest = self.blobs.get_json(base).await?;
+        self.blobs.export_model_for_now(&manifest, &base_dir).await?;
         let job = CptJob {
             contract: TRAINER_CONTRACT,
             base_dir,

@@ -4,6 +4,8 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -39,18 +41,33 @@ pub(in crate::bench) fn train(member: u8, job: &Path) -> Result<()> {
     to.write_all(&header)?;
     let change = STEP * f32::from(member);
     let mut block = vec![0; BLOCK];
-    loop {
-        let len = fill(&mut from, &mut block)?;
-        if len == 0 {
-            break;
-        }
-        ensure!(len % 4 == 0, "{} is not in 32-bit floats", base.display());
-        for bytes in block[..len].chunks_exact_mut(4) {
-            let value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) + change;
-            bytes.copy_from_slice(&value.to_le_bytes());
-        }
-        to.write_all(&block[..len])?;
-    }
+    let is_written = AtomicBool::new(false);
+    // The disk begins before everything is written.
+    std::thread::scope(|scope| -> Result<()> {
+        let syncing = scope.spawn(|| -> Result<()> {
+            let file = File::open(&temporary)?;
+            while !is_written.load(Ordering::Acquire) {
+                file.sync_data()?;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Ok(())
+        });
+        let written = (|| -> Result<()> {
+            loop {
+                let len = fill(&mut from, &mut block)?;
+                if len == 0 {
+                    return Ok(());
+                }
+                ensure!(len % 4 == 0, "{} is not in 32-bit floats", base.display());
+                for bytes in block[..len].as_chunks_mut().0 {
+                    *bytes = (f32::from_le_bytes(*bytes) + change).to_le_bytes();
+                }
+                to.write_all(&block[..len])?;
+            }
+        })();
+        is_written.store(true, Ordering::Release);
+        written.and(syncing.join().expect("the syncing thread does not panic"))
+    })?;
     to.sync_all()?;
     let tokens = job["batch_windows"].as_u64().unwrap_or(1) * job["window"].as_u64().unwrap_or(1);
     let line = json!({ "step": 1, "loss": 1.0, "tokens": tokens, "seconds": start.elapsed().as_secs_f64() });
