@@ -2,7 +2,7 @@ use crate::golden::merged;
 use half::{bf16, f16};
 use proptest::prelude::*;
 use tapestry_core::Dtype;
-use tapestry_merge::{DeltaNorm, first_non_finite};
+use tapestry_merge::{ChangePart, DeltaNorm, first_non_finite};
 
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::BF16, Dtype::F16];
 
@@ -198,6 +198,25 @@ fn bits_do_not_depend_on_the_number_of_threads() {
         };
         let one = run(1);
         assert!(run(2) == one && run(5) == one, "{dtype:?}");
+    }
+}
+
+#[test]
+fn whole_blocks_measured_elsewhere_give_the_same_bits() {
+    for dtype in DTYPES {
+        let (base, weights) = two_vectors(dtype, 6, 100_000);
+        let block = ChangePart::ELEMENTS * usize::try_from(dtype.size_bytes()).unwrap();
+        let whole = base.len() / block * block;
+        let mut parted = DeltaNorm::new();
+        for (start, end) in [(0, 2 * block), (2 * block, whole)] {
+            let mut part = ChangePart::default();
+            part.add(dtype, &base[start..start + block], &weights[start..start + block]);
+            part.add(dtype, &base[start + block..end], &weights[start + block..end]);
+            parted.append(&part);
+        }
+        parted.add(dtype, &base[whole..], &weights[whole..]);
+        let expected = norm(dtype, &base, &weights, &[]);
+        assert_eq!((parted.change().to_bits(), parted.base().to_bits()), (expected.0.to_bits(), expected.1.to_bits()));
     }
 }
 

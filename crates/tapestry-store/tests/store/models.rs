@@ -134,6 +134,47 @@ async fn a_reader_gives_the_values_of_the_file() {
     assert!(reader.read_f32(tensors.len(), 0, 0).is_err());
 }
 
+/// All of a chunk, as a pass over it gives it.
+fn scanned(reader: &WeightsReader, index: usize) -> Result<Vec<u8>, StoreError> {
+    let (mut scan, mut content) = (reader.scan(index)?, vec![]);
+    while let Some(window) = scan.window()? {
+        content.extend_from_slice(window);
+    }
+    Ok(content)
+}
+
+#[tokio::test]
+async fn a_pass_over_a_chunk_gives_its_content_and_ends_with_an_error_where_it_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    make_model(dir.path());
+    let folder = BlobStore::open_folder(&dir.path().join("blobs")).await.unwrap();
+    for store in [folder.clone(), BlobStore::in_memory()] {
+        let (_, manifest) = store.import_model(dir.path()).await.unwrap();
+        let reader = WeightsReader::open(store, manifest.weights.clone()).unwrap();
+        for (index, digest) in manifest.weights.data.chunks.iter().enumerate() {
+            for _ in 0..2 {
+                let content = scanned(&reader, index).unwrap();
+                assert_eq!(
+                    (tapestry_core::Digest::of(&content), content.len() as u64),
+                    (*digest, manifest.weights.data.chunk_size(index))
+                );
+            }
+        }
+    }
+    let (_, manifest) = folder.import_model(dir.path()).await.unwrap();
+    let damaged = manifest.weights.data.chunks[1].to_string();
+    let file = dir.path().join("blobs").join(&damaged[..2]).join(&damaged);
+    let mut content = fs::read(&file).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    fs::write(&file, content).unwrap();
+    let reader = WeightsReader::open(folder, manifest.weights).unwrap();
+    for _ in 0..2 {
+        let error = scanned(&reader, 1).unwrap_err();
+        assert!(matches!(&error, StoreError::Damaged { .. }) && error.to_string().contains(&damaged), "{error}");
+    }
+    assert!(scanned(&reader, 0).is_ok());
+}
+
 #[tokio::test]
 async fn a_damaged_chunk_stops_the_reader_and_the_export_with_its_name() {
     let dir = tempfile::tempdir().unwrap();
