@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use bytes::Bytes;
-use futures::stream::{self, Stream};
+use futures::stream;
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 use hyper::header::HeaderValue;
@@ -23,7 +23,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tapestry_core::{CHUNK_BYTES, Digest, PublicKey};
-use tapestry_store::{BlobStore, PIECE_BYTES, StoreError};
+use tapestry_store::{BlobStore, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What a peer wants to do with a blob.
@@ -86,15 +86,12 @@ async fn read(
     let digest = parse(&digest)?;
     shared.check(&peer, BlobAction::Read(digest))?;
     let store = shared.store.clone();
-    let is_whole = query.check || !store.is_in_files();
-    let held = if is_whole { shared.room.enter(peer).await } else { None };
-    let (size, first) = if is_whole {
-        let content = if query.check { store.get(digest).await? } else { store.get_unverified(digest).await? };
-        (content.len() as u64, Some(content))
-    } else {
-        let missing = || StoreError::Missing { digest, place: String::new() };
-        (store.size(digest).await?.ok_or_else(missing)?, None)
-    };
+    let held = if store.is_in_files() { None } else { shared.room.enter(peer).await };
+    if query.check {
+        store.get(digest).await?;
+    }
+    let mut departure = store.departure(digest).await?;
+    let size = departure.size_bytes();
     let from = match headers.get(header::RANGE) {
         Some(range) => {
             Some(range.to_str().ok().and_then(range_start).filter(|from| *from < size).ok_or_else(|| {
@@ -106,18 +103,13 @@ async fn read(
         None => None,
     };
     let start = from.unwrap_or(0);
-    let pieces = match first {
-        // In small pieces, so that the room is held until the last of them is on its way.
-        Some(mut content) => {
-            let rest = content.split_off(usize::try_from(start).unwrap_or(usize::MAX).min(content.len()));
-            let pieces = stream::unfold((rest, held), async |(mut rest, held)| {
-                let piece = rest.split_to(rest.len().min(PIECE_BYTES));
-                (!piece.is_empty()).then_some((Ok::<Bytes, StoreError>(piece), (rest, held)))
-            });
-            Body::from_stream(pieces)
-        }
-        None => Body::from_stream(read_ahead(store, digest, start, size)),
-    };
+    departure.skip_to(start);
+    // The room is held until the last piece is on its way.
+    let pieces = Body::from_stream(stream::unfold((departure, held), async |(mut departure, held)| {
+        // The answer has begun, so nobody but the log can be told.
+        let next = departure.next().await.inspect_err(|error| tracing::error!(%error, "a blob could not be sent"));
+        Some((next.transpose()?, (departure, held)))
+    }));
     let mut answer = pieces.into_response();
     let head = answer.headers_mut();
     head.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
@@ -134,32 +126,6 @@ async fn read(
 /// The start of a range that goes to the end.
 fn range_start(range: &str) -> Option<u64> {
     range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
-}
-
-/// The pieces of a blob from `start` to `end`; each is read while the one before it is sent.
-fn read_ahead(
-    store: BlobStore,
-    digest: Digest,
-    start: u64,
-    end: u64,
-) -> impl Stream<Item = Result<Bytes, StoreError>> + Send {
-    let read = move |at: u64| {
-        let store = store.clone();
-        (at < end).then(|| tokio::spawn(async move { store.piece_unverified(digest, at).await }))
-    };
-    let first = read(start);
-    stream::unfold((start, first, read), move |(at, reading, read)| async move {
-        let piece = match reading?.await {
-            Ok(Ok(piece)) if piece.is_empty() => Err(StoreError::WrittenSize { expected: end, found: at }),
-            Ok(piece) => piece,
-            Err(_) => Err(StoreError::Interrupted),
-        };
-        // The answer has begun, so nobody but the log can be told.
-        let piece = piece.inspect_err(|error| tracing::error!(%error, "a blob could not be sent"));
-        let at = at + piece.as_ref().map_or(0, |piece| piece.len() as u64);
-        let next = if piece.is_ok() { read(at) } else { None };
-        Some((piece, (at, next, read)))
-    })
 }
 
 async fn exists(

@@ -8,8 +8,10 @@ use crate::identity::{TLS_BUFFER_BYTES, client_config};
 use crate::pace::{Activity, Totals, Watched};
 use crate::throttle::Throttle;
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as _, Incoming};
+use futures::stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
@@ -21,7 +23,8 @@ use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tapestry_core::{PublicKey, SecretKey};
+use tapestry_core::{Digest, PublicKey, SecretKey};
+use tapestry_store::{BlobStore, StoreError};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -54,8 +57,10 @@ struct Shared {
     throttle: Option<Throttle>,
 }
 
+type OutBody = UnsyncBoxBody<Bytes, StoreError>;
+
 struct Connection {
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<OutBody>,
     activity: Arc<Activity>,
 }
 
@@ -63,8 +68,35 @@ struct Connection {
 struct Question<'a> {
     method: Method,
     path: &'a str,
-    body: Bytes,
+    body: Content<'a>,
     content_type: Option<&'static str>,
+}
+
+/// What is sent with a question.
+enum Content<'a> {
+    Bytes(Bytes),
+    /// A blob, read while it is sent.
+    Blob(&'a BlobStore, Digest),
+}
+
+impl Content<'_> {
+    async fn body(&self) -> Result<(OutBody, u64), StoreError> {
+        match self {
+            Self::Bytes(bytes) => {
+                let size = bytes.len() as u64;
+                Ok((Full::new(bytes.clone()).map_err(|never| match never {}).boxed_unsync(), size))
+            }
+            Self::Blob(store, digest) => {
+                let departure = store.departure(*digest).await?;
+                let size = departure.size_bytes();
+                let pieces = stream::unfold(departure, async |mut departure| {
+                    let piece = departure.next().await.transpose()?;
+                    Some((piece.map(Frame::data), departure))
+                });
+                Ok((StreamBody::new(pieces).boxed_unsync(), size))
+            }
+        }
+    }
 }
 
 /// What becomes of an answer that says yes.
@@ -144,7 +176,7 @@ impl Dialer {
     /// # Errors
     /// [`NetError`].
     pub async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, NetError> {
-        let question = Question { method: Method::GET, path, body: Bytes::new(), content_type: None };
+        let question = Question { method: Method::GET, path, body: Content::Bytes(Bytes::new()), content_type: None };
         self.parse(&self.ask(question, MAX_JSON_BYTES).await?)
     }
 
@@ -157,7 +189,8 @@ impl Dialer {
         path: &str,
         value: &T,
     ) -> Result<R, NetError> {
-        let body = serde_json::to_vec(value).map_err(|error| self.unreadable(error))?.into();
+        let body: Bytes = serde_json::to_vec(value).map_err(|error| self.unreadable(error))?.into();
+        let body = Content::Bytes(body);
         let question = Question { method: Method::POST, path, body, content_type: Some("application/json") };
         self.parse(&self.ask(question, MAX_JSON_BYTES).await?)
     }
@@ -167,7 +200,8 @@ impl Dialer {
     /// # Errors
     /// [`NetError`].
     pub async fn get_bytes(&self, path: &str, limit: usize) -> Result<Bytes, NetError> {
-        self.ask(Question { method: Method::GET, path, body: Bytes::new(), content_type: None }, limit).await
+        self.ask(Question { method: Method::GET, path, body: Content::Bytes(Bytes::new()), content_type: None }, limit)
+            .await
     }
 
     /// PUT of bytes.
@@ -176,8 +210,24 @@ impl Dialer {
     /// [`NetError`].
     pub async fn put_bytes(&self, path: &str, content: Bytes) -> Result<(), NetError> {
         let content_type = Some("application/octet-stream");
-        let question = Question { method: Method::PUT, path, body: content, content_type };
+        let question = Question { method: Method::PUT, path, body: Content::Bytes(content), content_type };
         self.ask(question, MAX_REFUSAL_BYTES).await.map(|_| ())
+    }
+
+    /// PUT of a blob of `store`, which is not checked: the other side does that. Says how long it is, and what was answered.
+    ///
+    /// # Errors
+    /// Where the blob cannot be opened.
+    pub(crate) async fn put_blob(
+        &self,
+        path: &str,
+        store: &BlobStore,
+        digest: Digest,
+    ) -> Result<(u64, Result<(), NetError>), NetError> {
+        let size = store.departure(digest).await?.size_bytes();
+        let body = Content::Blob(store, digest);
+        let question = Question { method: Method::PUT, path, body, content_type: Some("application/octet-stream") };
+        Ok((size, self.ask(question, MAX_REFUSAL_BYTES).await.map(drop)))
     }
 
     /// HEAD: whether there is anything at `path`.
@@ -185,7 +235,10 @@ impl Dialer {
     /// # Errors
     /// [`NetError`].
     pub async fn exists(&self, path: &str) -> Result<bool, NetError> {
-        match self.ask(Question { method: Method::HEAD, path, body: Bytes::new(), content_type: None }, 0).await {
+        match self
+            .ask(Question { method: Method::HEAD, path, body: Content::Bytes(Bytes::new()), content_type: None }, 0)
+            .await
+        {
             Ok(_) => Ok(true),
             Err(NetError::Refused { status: 404, .. }) => Ok(false),
             Err(error) => Err(error),
@@ -194,7 +247,7 @@ impl Dialer {
 
     /// GET of what is left of a blob: all of it if nothing has come yet, and otherwise from where it broke off.
     pub(crate) async fn get_blob(&self, path: &str, blob: &mut ArrivingBlob) -> Result<(), NetError> {
-        let question = Question { method: Method::GET, path, body: Bytes::new(), content_type: None };
+        let question = Question { method: Method::GET, path, body: Content::Bytes(Bytes::new()), content_type: None };
         self.ask_for(question, Taker::Blob(blob)).await.map(drop)
     }
 
@@ -241,8 +294,13 @@ impl Dialer {
         {
             request = request.header(header::RANGE, format!("bytes={}-", blob.size_bytes()));
         }
+        let (body, size) = question.body.body().await?;
+        // What is read while it is sent does not know itself how long it is.
+        if size > 0 {
+            request = request.header(header::CONTENT_LENGTH, size);
+        }
         let request = request
-            .body(Full::new(question.body.clone()))
+            .body(body)
             .map_err(|error| NetError::Address { address: format!("{}{}: {error}", self.address(), question.path) })?;
         let activity = Arc::clone(&connection.activity);
         let asking = async {

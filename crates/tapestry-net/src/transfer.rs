@@ -77,16 +77,15 @@ pub async fn pull_blobs_from(
 }
 
 async fn push(dialer: Dialer, store: BlobStore, digest: Digest) -> Result<u64, NetError> {
-    // Whoever receives it checks it.
-    let content = store.get_unverified(digest).await?;
     let path = path_of(digest);
     let mut backoff = Backoff::new();
     loop {
-        let error = match dialer.put_bytes(&path, content.clone()).await {
-            Ok(()) => return Ok(content.len() as u64),
+        let (size, answer) = dialer.put_blob(&path, &store, digest).await?;
+        let error = match answer {
+            Ok(()) => return Ok(size),
             Err(error) if error.is_transient() => error,
             Err(error) => {
-                // If it is damaged here, that is the reason.
+                // If it is damaged here, that is the reason: whoever receives it checks it, and not this side.
                 store.get(digest).await?;
                 return Err(error);
             }
@@ -95,7 +94,7 @@ async fn push(dialer: Dialer, store: BlobStore, digest: Digest) -> Result<u64, N
         // The connection may have broken between the storing and the answer. A question costs less than a chunk; who may
         // write but not read is refused it, and sends again.
         if let Ok(true) = dialer.exists(&path).await {
-            return Ok(content.len() as u64);
+            return Ok(size);
         }
     }
 }

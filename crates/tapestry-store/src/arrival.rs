@@ -70,6 +70,8 @@ impl Arrival {
         if self.size_bytes > CHUNK_BYTES {
             return Err(StoreError::TooLarge { found: self.size_bytes });
         }
+        // Here, while the processor still has it at hand.
+        content.hasher.update(piece.as_slice());
         let (store, expected) = (self.store.clone(), self.expected);
         let work = move || {
             content.add(&store, expected, &piece)?;
@@ -113,7 +115,6 @@ impl Arrival {
 
 impl Content {
     fn add(&mut self, store: &BlobStore, expected: Digest, piece: &ChunkBuffer) -> Result<(), StoreError> {
-        self.hasher.update(piece.as_slice());
         if let Kept::Nowhere = self.kept {
             self.kept = match (store.file(expected), store.commits()) {
                 (Some(name), Some(commits)) => Kept::File(commits.begin(&name, piece.len())?),

@@ -2,7 +2,6 @@
 
 use crate::StoreError;
 use crate::blocking::wait;
-use crate::buffer::PIECE_BYTES;
 use crate::folder::{self, Commits, StagedFile};
 use crate::objects::Objects;
 use crate::stream::on_blocking_thread;
@@ -200,41 +199,13 @@ impl BlobStore {
     ///
     /// # Errors
     /// As [`Self::get`], but for [`StoreError::Damaged`].
-    pub async fn get_unverified(&self, digest: Digest) -> Result<Bytes, StoreError> {
+    pub(crate) async fn get_unverified(&self, digest: Digest) -> Result<Bytes, StoreError> {
         let path = object_path(digest);
         let read = match self.objects.file(&path) {
             Some(name) => on_blocking_thread(move || folder::read(&name, CHUNK_BYTES)).await?,
             None => self.objects.read(&path, CHUNK_BYTES).await?,
         };
         read.ok_or_else(|| StoreError::Missing { digest, place: self.objects.place().to_owned() })
-    }
-
-    /// Part of a blob, not checked: from `at` on, at most [`PIECE_BYTES`], less at its end. Where blobs are no files,
-    /// all of the rest.
-    ///
-    /// # Errors
-    /// As [`Self::get`], but for [`StoreError::Damaged`].
-    pub async fn piece_unverified(&self, digest: Digest, at: u64) -> Result<Bytes, StoreError> {
-        let Some(name) = self.file(digest) else {
-            let mut content = self.get_unverified(digest).await?;
-            return Ok(content.split_off(content.len().min(usize::try_from(at).unwrap_or(usize::MAX))));
-        };
-        let store = self.clone();
-        on_blocking_thread(move || {
-            folder::read_piece(&name, at, PIECE_BYTES).map_err(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => StoreError::Missing { digest, place: store.place().to_owned() },
-                _ => StoreError::file("read", name, error),
-            })
-        })
-        .await
-    }
-
-    /// How long a blob is, or `None` where it is not stored.
-    ///
-    /// # Errors
-    /// Where the store fails.
-    pub async fn size(&self, digest: Digest) -> Result<Option<u64>, StoreError> {
-        self.objects.size(&object_path(digest)).await
     }
 
     /// Whether blobs are files, so that they can be read and written in pieces.

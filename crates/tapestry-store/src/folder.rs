@@ -181,18 +181,8 @@ fn publish(group: &[Arc<Pending>]) {
     }
 }
 
-/// Reads `piece` from its place `at` on, as far as the file goes.
-pub(crate) fn read_piece(name: &Path, at: u64, limit: usize) -> io::Result<Bytes> {
-    let file = File::open(name)?;
-    let size = file.metadata()?.len();
-    let len = usize::try_from(size.saturating_sub(at)).unwrap_or(usize::MAX).min(limit);
-    let mut piece = ChunkBuffer::new(len);
-    fill(&file, name, at, &mut piece, len)?;
-    Ok(piece.into_bytes())
-}
-
-/// Reads a file of at most `limit` bytes into memory that is kept for the next; `None` where there is none.
-pub(crate) fn read(name: &Path, limit: u64) -> Result<Option<Bytes>, StoreError> {
+/// Opens a file of at most `limit` bytes, and says how many it has; `None` where there is none.
+pub(crate) fn open(name: &Path, limit: u64) -> Result<Option<(File, u64)>, StoreError> {
     let failed = |error| StoreError::file("read", name, error);
     let file = match File::open(name) {
         Ok(file) => file,
@@ -200,31 +190,44 @@ pub(crate) fn read(name: &Path, limit: u64) -> Result<Option<Bytes>, StoreError>
         Err(error) => return Err(failed(error)),
     };
     let size = file.metadata().map_err(failed)?.len();
-    let len = usize::try_from(size).ok().filter(|_| size <= limit);
-    let Some(len) = len else {
+    if size > limit {
         return Err(StoreError::Oversized { object: name.display().to_string(), found: size, limit });
-    };
+    }
+    Ok(Some((file, size)))
+}
+
+/// Reads a file of at most `limit` bytes into memory that is kept for the next; `None` where there is none.
+pub(crate) fn read(name: &Path, limit: u64) -> Result<Option<Bytes>, StoreError> {
+    let Some((file, size)) = open(name, limit)? else { return Ok(None) };
+    let len = usize::try_from(size).map_err(|_| StoreError::TooLarge { found: size })?;
     let mut buffer = ChunkBuffer::new(len);
-    fill(&file, name, 0, &mut buffer, len).map_err(failed)?;
+    let cached = if len >= DIRECT_BYTES { read_cached(&file, 0, &mut buffer.room()[..len]) } else { 0 };
+    let filled = fill(&file, name, 0, cached, &mut buffer, len);
+    filled.map_err(|error| StoreError::file("read", name, error))?;
     Ok(Some(buffer.into_bytes()))
 }
 
-/// `len` bytes of a file from `start` on: from the page cache as far as it has them, then directly, and whatever is left in the
-/// ordinary way.
-fn fill(file: &File, name: &Path, start: u64, buffer: &mut ChunkBuffer, len: usize) -> io::Result<()> {
-    let mut at = 0;
-    if len >= DIRECT_BYTES && start.is_multiple_of(ALIGNMENT as u64) {
-        at = read_cached(file, start, &mut buffer.room()[..len]);
-        if at < len
-            && let Some(direct) = open_directly(name, OpenOptions::new().read(true))
-        {
-            while at < len {
-                // Only the end of the file is not the end of a page.
-                at -= at % ALIGNMENT;
-                match direct.read_at(&mut buffer.room()[at..], start + at as u64) {
-                    Ok(0) | Err(_) => break,
-                    Ok(read) => at = (at + read).min(len),
-                }
+/// `len` bytes of a file from `start` on, of which the first `at` are in the buffer already: directly as far as that goes, and whatever
+/// is left in the ordinary way.
+pub(crate) fn fill(
+    file: &File,
+    name: &Path,
+    start: u64,
+    mut at: usize,
+    buffer: &mut ChunkBuffer,
+    len: usize,
+) -> io::Result<()> {
+    if at < len
+        && len >= DIRECT_BYTES
+        && start.is_multiple_of(ALIGNMENT as u64)
+        && let Some(direct) = open_directly(name, OpenOptions::new().read(true))
+    {
+        while at < len {
+            // Only the end of the file is not the end of a page.
+            at -= at % ALIGNMENT;
+            match direct.read_at(&mut buffer.room()[at..], start + at as u64) {
+                Ok(0) | Err(_) => break,
+                Ok(read) => at = (at + read).min(len),
             }
         }
     }
@@ -235,7 +238,7 @@ fn fill(file: &File, name: &Path, start: u64, buffer: &mut ChunkBuffer, len: usi
 
 /// Fills as much of `room`, from its start, as the page cache has, and waits for no disk.
 #[cfg(target_os = "linux")]
-fn read_cached(file: &File, start: u64, room: &mut [u8]) -> usize {
+pub(crate) fn read_cached(file: &File, start: u64, room: &mut [u8]) -> usize {
     use rustix::io::{ReadWriteFlags, preadv2};
     let mut at = 0;
     while at < room.len() {
@@ -250,7 +253,7 @@ fn read_cached(file: &File, start: u64, room: &mut [u8]) -> usize {
 
 /// Other systems do not say what their page cache has.
 #[cfg(not(target_os = "linux"))]
-fn read_cached(_: &File, _: u64, _: &mut [u8]) -> usize {
+pub(crate) fn read_cached(_: &File, _: u64, _: &mut [u8]) -> usize {
     0
 }
 
