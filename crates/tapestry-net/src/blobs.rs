@@ -7,6 +7,7 @@
 use crate::Peer;
 use crate::answer::refusal;
 use crate::arriving::ArrivingBlob;
+use crate::planes::{self, BASE_HEADER, ENCODING_HEADER, MAX_ENCODED_BYTES};
 use crate::transfer::least_bytes;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -55,11 +56,24 @@ struct Shared {
     store: BlobStore,
     policy: BlobPolicy,
     room: Arc<Room>,
+    /// For what comes encoded, and has to be whole before it can be decoded.
+    encoded_room: Arc<Room>,
+    /// What is encoded for a peer costs this side's processors; when these are busy, a blob goes as it is.
+    encoders: Arc<Semaphore>,
 }
+
+/// Encoded blobs in memory at once, in all and from one peer. They come over slow links, so they stay long.
+const NUM_ENCODED: (usize, usize) = (16, 4);
+/// Blobs that are encoded for peers at once.
+const NUM_ENCODERS: usize = 2;
 
 /// The routes `GET` (of all or, with `Range: bytes=N-`, of the rest), `HEAD` and `PUT /v1/blobs/{digest}`, and
 /// `POST /v1/blobs/missing`, which is asked for a list of at most 65,536 digests and answers with those that are not here. They run
 /// behind a [`Server`](crate::Server), which says who the peer is.
+///
+/// A blob may go encoded (`planes`): `PUT` names the encoding, and the base where there is one, in headers; `GET` asks for it with
+/// `?planes=N`, the bytes of an element, and `&base=`, and gets it if that makes the blob smaller and nobody else is being served so.
+/// `GET /v1/blobs/encodings` says which encodings are known.
 ///
 /// What `GET` sends is checked by whoever receives it. With `?check=true` it is checked here first, which tells a damaged store from
 /// a damaged transfer.
@@ -67,13 +81,22 @@ pub fn blob_routes(store: BlobStore, policy: BlobPolicy) -> Router {
     Router::new()
         .route("/v1/blobs/{digest}", get(read).head(exists).put(write))
         .route("/v1/blobs/missing", post(missing).layer(DefaultBodyLimit::max(MAX_QUESTION_BYTES)))
-        .with_state(Shared { store, policy, room: Arc::default() })
+        .route("/v1/blobs/encodings", get(async || Json([planes::NAME])))
+        .with_state(Shared {
+            store,
+            policy,
+            room: Arc::new(Room::new(NUM_MOVING, NUM_MOVING_PER_PEER)),
+            encoded_room: Arc::new(Room::new(NUM_ENCODED.0, NUM_ENCODED.1)),
+            encoders: Arc::new(Semaphore::new(NUM_ENCODERS)),
+        })
 }
 
 #[derive(Deserialize)]
 struct ReadQuery {
     #[serde(default)]
     check: bool,
+    planes: Option<u8>,
+    base: Option<Digest>,
 }
 
 async fn read(
@@ -89,6 +112,16 @@ async fn read(
     let held = if store.is_in_files() { None } else { shared.room.enter(peer).await };
     if query.check {
         store.get(digest).await?;
+    }
+    if let Some(element_bytes) = query.planes {
+        if let Some(base) = query.base {
+            shared.check(&peer, BlobAction::Read(base))?;
+        }
+        if let Ok(_permit) = shared.encoders.try_acquire()
+            && let Some(encoded) = planes::encode_blob(&store, digest, element_bytes, query.base).await?.encoded
+        {
+            return Ok(([(ENCODING_HEADER, planes::NAME)], encoded).into_response());
+        }
     }
     let mut departure = store.departure(digest).await?;
     let size = departure.size_bytes();
@@ -142,9 +175,17 @@ async fn write(
     State(shared): State<Shared>,
     Extension(Peer(peer)): Extension<Peer>,
     Path(digest): Path<String>,
+    headers: HeaderMap,
     mut body: Body,
 ) -> Result<StatusCode, Failure> {
-    let written = shared.write(peer, &digest, &mut body).await;
+    let written = match headers.get(ENCODING_HEADER) {
+        None => shared.write(peer, &digest, &mut body).await,
+        Some(name) if name == planes::NAME => shared.write_encoded(peer, &digest, &headers, &mut body).await,
+        Some(name) => {
+            let reason = format!("encoding {name:?} is not known here; send the blob as it is");
+            Err(Failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason, false))
+        }
+    };
     if written.is_err() {
         // Closing a socket with something unread in it resets the connection, and the peer would never read the reason.
         discard(&mut body, 2 * MAX_BLOB_BYTES).await;
@@ -193,6 +234,41 @@ impl Shared {
     }
 }
 
+impl Shared {
+    async fn write_encoded(
+        &self,
+        peer: PublicKey,
+        digest: &str,
+        headers: &HeaderMap,
+        body: &mut Body,
+    ) -> Result<(), Failure> {
+        let digest = parse(digest)?;
+        self.check(&peer, BlobAction::Write(digest))?;
+        let base = headers.get(BASE_HEADER).map(|base| parse(base.to_str().unwrap_or_default())).transpose()?;
+        if let Some(base) = base {
+            // What may not be read may not be guessed at either.
+            self.check(&peer, BlobAction::Read(base))?;
+        }
+        let announced = body.size_hint().lower();
+        if announced > MAX_ENCODED_BYTES as u64 {
+            return Err(too_large(announced));
+        }
+        let _held = self.encoded_room.enter(peer).await;
+        let mut encoded = Vec::with_capacity(usize::try_from(announced).unwrap_or_default());
+        let late = |error| Failure(StatusCode::REQUEST_TIMEOUT, format!("the blob did not arrive: {error}"), true);
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(late)?.into_data() else { continue };
+            if data.len() > MAX_ENCODED_BYTES - encoded.len() {
+                return Err(too_large((encoded.len() + data.len()) as u64));
+            }
+            encoded.extend_from_slice(&data);
+        }
+        let content = planes::decode_blob(&self.store, encoded.into(), base).await?;
+        let content = content.map_err(|error| Failure(StatusCode::BAD_REQUEST, error.to_string(), false))?;
+        Ok(self.store.put_expected(digest, content).await?)
+    }
+}
+
 /// Reads what is left of a body of at most `limit` bytes.
 async fn discard(body: &mut Body, limit: usize) {
     let mut size = 0;
@@ -218,17 +294,16 @@ fn too_large(found: u64) -> Failure {
 
 /// The memory for blobs on the way.
 struct Room {
+    num_per_peer: usize,
     all: Arc<Semaphore>,
     by_peer: Mutex<BTreeMap<PublicKey, Arc<Semaphore>>>,
 }
 
-impl Default for Room {
-    fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(NUM_MOVING)), by_peer: Mutex::default() }
-    }
-}
-
 impl Room {
+    fn new(num: usize, num_per_peer: usize) -> Self {
+        Self { num_per_peer, all: Arc::new(Semaphore::new(num)), by_peer: Mutex::default() }
+    }
+
     /// Waits for room, which is given back when the permits are dropped. First among the peer's own, so that what waits
     /// for a slow peer stands in nobody else's way.
     async fn enter(&self, peer: PublicKey) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
@@ -236,7 +311,7 @@ impl Room {
             let mut by_peer = self.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
             // Only who has something on the way is remembered.
             by_peer.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
-            let new = || Arc::new(Semaphore::new(NUM_MOVING_PER_PEER));
+            let new = || Arc::new(Semaphore::new(self.num_per_peer));
             Arc::clone(by_peer.entry(peer).or_insert_with(new))
         };
         // Neither is ever closed, so both are had.

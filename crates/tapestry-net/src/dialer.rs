@@ -6,6 +6,7 @@ use crate::arriving::ArrivingBlob;
 use crate::blobs::MAX_BLOB_BYTES;
 use crate::identity::{TLS_BUFFER_BYTES, client_config};
 use crate::pace::{Activity, Totals, Watched};
+use crate::planes::{self, BASE_HEADER, ENCODING_HEADER};
 use crate::throttle::Throttle;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
@@ -70,6 +71,8 @@ struct Question<'a> {
     path: &'a str,
     body: Content<'a>,
     content_type: Option<&'static str>,
+    /// How the body is encoded, if it is, and with which base.
+    encoded_with: Option<Option<Digest>>,
 }
 
 /// What is sent with a question.
@@ -105,6 +108,8 @@ enum Taker<'a> {
     Whole(usize),
     /// It is the rest of a blob.
     Blob(&'a mut ArrivingBlob),
+    /// It is a blob, which may be encoded.
+    MayBeEncoded(&'a mut bool),
 }
 
 impl fmt::Debug for Dialer {
@@ -176,7 +181,13 @@ impl Dialer {
     /// # Errors
     /// [`NetError`].
     pub async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, NetError> {
-        let question = Question { method: Method::GET, path, body: Content::Bytes(Bytes::new()), content_type: None };
+        let question = Question {
+            method: Method::GET,
+            path,
+            body: Content::Bytes(Bytes::new()),
+            content_type: None,
+            encoded_with: None,
+        };
         self.parse(&self.ask(question, MAX_JSON_BYTES).await?)
     }
 
@@ -191,7 +202,8 @@ impl Dialer {
     ) -> Result<R, NetError> {
         let body: Bytes = serde_json::to_vec(value).map_err(|error| self.unreadable(error))?.into();
         let body = Content::Bytes(body);
-        let question = Question { method: Method::POST, path, body, content_type: Some("application/json") };
+        let question =
+            Question { method: Method::POST, path, body, content_type: Some("application/json"), encoded_with: None };
         self.parse(&self.ask(question, MAX_JSON_BYTES).await?)
     }
 
@@ -200,8 +212,17 @@ impl Dialer {
     /// # Errors
     /// [`NetError`].
     pub async fn get_bytes(&self, path: &str, limit: usize) -> Result<Bytes, NetError> {
-        self.ask(Question { method: Method::GET, path, body: Content::Bytes(Bytes::new()), content_type: None }, limit)
-            .await
+        self.ask(
+            Question {
+                method: Method::GET,
+                path,
+                body: Content::Bytes(Bytes::new()),
+                content_type: None,
+                encoded_with: None,
+            },
+            limit,
+        )
+        .await
     }
 
     /// PUT of bytes.
@@ -210,7 +231,8 @@ impl Dialer {
     /// [`NetError`].
     pub async fn put_bytes(&self, path: &str, content: Bytes) -> Result<(), NetError> {
         let content_type = Some("application/octet-stream");
-        let question = Question { method: Method::PUT, path, body: Content::Bytes(content), content_type };
+        let question =
+            Question { method: Method::PUT, path, body: Content::Bytes(content), content_type, encoded_with: None };
         self.ask(question, MAX_REFUSAL_BYTES).await.map(|_| ())
     }
 
@@ -226,7 +248,13 @@ impl Dialer {
     ) -> Result<(u64, Result<(), NetError>), NetError> {
         let size = store.departure(digest).await?.size_bytes();
         let body = Content::Blob(store, digest);
-        let question = Question { method: Method::PUT, path, body, content_type: Some("application/octet-stream") };
+        let question = Question {
+            method: Method::PUT,
+            path,
+            body,
+            content_type: Some("application/octet-stream"),
+            encoded_with: None,
+        };
         Ok((size, self.ask(question, MAX_REFUSAL_BYTES).await.map(drop)))
     }
 
@@ -236,7 +264,16 @@ impl Dialer {
     /// [`NetError`].
     pub async fn exists(&self, path: &str) -> Result<bool, NetError> {
         match self
-            .ask(Question { method: Method::HEAD, path, body: Content::Bytes(Bytes::new()), content_type: None }, 0)
+            .ask(
+                Question {
+                    method: Method::HEAD,
+                    path,
+                    body: Content::Bytes(Bytes::new()),
+                    content_type: None,
+                    encoded_with: None,
+                },
+                0,
+            )
             .await
         {
             Ok(_) => Ok(true),
@@ -245,9 +282,32 @@ impl Dialer {
         }
     }
 
+    /// PUT of an encoded blob.
+    pub(crate) async fn put_encoded(&self, path: &str, encoded: Bytes, base: Option<Digest>) -> Result<(), NetError> {
+        let content_type = Some("application/octet-stream");
+        let body = Content::Bytes(encoded);
+        let question = Question { method: Method::PUT, path, body, content_type, encoded_with: Some(base) };
+        self.ask(question, MAX_REFUSAL_BYTES).await.map(drop)
+    }
+
+    /// GET of a blob that may come encoded; says whether it did.
+    pub(crate) async fn get_maybe_encoded(&self, path: &str) -> Result<(Bytes, bool), NetError> {
+        let body = Content::Bytes(Bytes::new());
+        let question = Question { method: Method::GET, path, body, content_type: None, encoded_with: None };
+        let mut is_encoded = false;
+        let content = self.ask_for(question, Taker::MayBeEncoded(&mut is_encoded)).await?;
+        Ok((content, is_encoded))
+    }
+
     /// GET of what is left of a blob: all of it if nothing has come yet, and otherwise from where it broke off.
     pub(crate) async fn get_blob(&self, path: &str, blob: &mut ArrivingBlob) -> Result<(), NetError> {
-        let question = Question { method: Method::GET, path, body: Content::Bytes(Bytes::new()), content_type: None };
+        let question = Question {
+            method: Method::GET,
+            path,
+            body: Content::Bytes(Bytes::new()),
+            content_type: None,
+            encoded_with: None,
+        };
         self.ask_for(question, Taker::Blob(blob)).await.map(drop)
     }
 
@@ -289,6 +349,12 @@ impl Dialer {
         if let Some(content_type) = question.content_type {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
+        if let Some(base) = question.encoded_with {
+            request = request.header(ENCODING_HEADER, planes::NAME);
+            if let Some(base) = base {
+                request = request.header(BASE_HEADER, base.to_string());
+            }
+        }
         if let Taker::Blob(blob) = taker
             && blob.size_bytes() > 0
         {
@@ -310,6 +376,11 @@ impl Dialer {
             let content = match taker {
                 _ if !status.is_success() => self.read(answer, MAX_REFUSAL_BYTES).await?,
                 Taker::Whole(limit) => self.read(answer, *limit).await?,
+                Taker::MayBeEncoded(is_encoded) => {
+                    let encoding = answer.headers().get(ENCODING_HEADER);
+                    **is_encoded = encoding.is_some_and(|name| name == planes::NAME);
+                    self.read(answer, MAX_BLOB_BYTES).await?
+                }
                 Taker::Blob(blob) => self.read_blob(answer, blob, &activity).await?,
             };
             Ok((status, content))

@@ -2,9 +2,11 @@
 
 use crate::arriving::ArrivingBlob;
 use crate::blobs::MAX_DIGESTS;
-use crate::{Dialer, Mirrors, NetError};
+use crate::lean::Lean;
+use crate::{Dialer, Hints, Mirrors, NetError};
 use futures::stream::{self, Stream, StreamExt as _};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tapestry_core::{CHUNK_BYTES, Digest};
 use tapestry_store::{BlobStore, StoreError};
@@ -25,6 +27,21 @@ pub async fn push_blobs(
     parallel: usize,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<u64, NetError> {
+    push_blobs_like(dialer, store, digests, &Hints::default(), parallel, progress).await
+}
+
+/// As [`push_blobs`], of blobs of which something is known: they are compressed where a measured sample says that it pays.
+///
+/// # Errors
+/// As [`push_blobs`].
+pub async fn push_blobs_like(
+    dialer: &Dialer,
+    store: &BlobStore,
+    digests: &[Digest],
+    hints: &Hints,
+    parallel: usize,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<u64, NetError> {
     let mut wanted = vec![];
     for part in digests.chunks(MAX_DIGESTS) {
         let answer: Vec<Digest> = retry_forever(|| dialer.post_json("/v1/blobs/missing", part), log_failure).await?;
@@ -33,9 +50,8 @@ pub async fn push_blobs(
         wanted.extend(answer.into_iter().filter(|digest| offered.remove(digest)));
     }
     let num_blobs = wanted.len();
-    let sending = stream::iter(wanted)
-        .map(|digest| push(dialer.clone(), store.clone(), digest))
-        .buffer_unordered(parallel.max(1));
+    let lean = Arc::new(Lean::new(dialer, store, hints));
+    let sending = stream::iter(wanted).map(|digest| push(Arc::clone(&lean), digest)).buffer_unordered(parallel.max(1));
     finish(sending, num_blobs, progress).await
 }
 
@@ -52,10 +68,11 @@ pub async fn pull_blobs(
     parallel: usize,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<u64, NetError> {
-    pull_blobs_from(dialer, &Mirrors::default(), store, digests, parallel, progress).await
+    pull_blobs_from(dialer, &Mirrors::default(), store, digests, &Hints::default(), parallel, progress).await
 }
 
-/// As [`pull_blobs`], with others that are asked for each blob before `dialer` is.
+/// As [`pull_blobs`], with others that are asked for each blob before `dialer` is, and with what is known of the blobs, as in
+/// [`push_blobs_like`].
 ///
 /// # Errors
 /// As [`pull_blobs`]; what a mirror does wrong is no error.
@@ -64,25 +81,34 @@ pub async fn pull_blobs_from(
     mirrors: &Mirrors,
     store: &BlobStore,
     digests: &[Digest],
+    hints: &Hints,
     parallel: usize,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<u64, NetError> {
     let wanted = store.missing(digests).await?;
     let num_blobs = wanted.len();
     store.check_room(least_bytes(num_blobs))?;
+    let lean = Arc::new(Lean::new(dialer, store, hints));
     let fetching = stream::iter(wanted)
-        .map(|digest| pull(dialer.clone(), mirrors.clone(), store.clone(), digest))
+        .map(|digest| pull(Arc::clone(&lean), mirrors.clone(), digest))
         .buffer_unordered(parallel.max(1));
     finish(fetching, num_blobs, progress).await
 }
 
-async fn push(dialer: Dialer, store: BlobStore, digest: Digest) -> Result<u64, NetError> {
+async fn push(lean: Arc<Lean>, digest: Digest) -> Result<u64, NetError> {
+    let (dialer, store) = (&lean.dialer, &lean.store);
     let path = path_of(digest);
+    if let Some(size) = lean.push(&path, digest).await? {
+        return Ok(size);
+    }
     let mut backoff = Backoff::new();
     loop {
-        let (size, answer) = dialer.put_blob(&path, &store, digest).await?;
+        let (size, answer) = dialer.put_blob(&path, store, digest).await?;
         let error = match answer {
-            Ok(()) => return Ok(size),
+            Ok(()) => {
+                lean.went_plain(size);
+                return Ok(size);
+            }
             Err(error) if error.is_transient() => error,
             Err(error) => {
                 // If it is damaged here, that is the reason: whoever receives it checks it, and not this side.
@@ -99,12 +125,18 @@ async fn push(dialer: Dialer, store: BlobStore, digest: Digest) -> Result<u64, N
     }
 }
 
-async fn pull(dialer: Dialer, mirrors: Mirrors, store: BlobStore, digest: Digest) -> Result<u64, NetError> {
+async fn pull(lean: Arc<Lean>, mirrors: Mirrors, digest: Digest) -> Result<u64, NetError> {
+    let (dialer, store) = (&lean.dialer, &lean.store);
     let mut path = path_of(digest);
-    let mut blob = match mirrors.pull(&store, digest, &path).await? {
+    let mut blob = match mirrors.pull(store, digest, &path).await? {
         Ok(size) => return Ok(size),
         Err(begun) => begun,
     };
+    if blob.size_bytes() == 0
+        && let Some(size) = lean.pull(&path, digest).await?
+    {
+        return Ok(size);
+    }
     loop {
         let mut backoff = Backoff::new();
         loop {
@@ -123,12 +155,15 @@ async fn pull(dialer: Dialer, mirrors: Mirrors, store: BlobStore, digest: Digest
         }
         let size = blob.size_bytes();
         match blob.finish().await {
-            Ok(()) => return Ok(size),
+            Ok(()) => {
+                lean.came_plain(digest, size).await;
+                return Ok(size);
+            }
             // Once more, checked by the sender: it then says so if its own copy is damaged.
             Err(StoreError::WrongContent { .. }) if !path.ends_with(CHECKED) => path.push_str(CHECKED),
             Err(error) => return Err(error.into()),
         }
-        blob = ArrivingBlob::new(&store, digest);
+        blob = ArrivingBlob::new(store, digest);
     }
 }
 

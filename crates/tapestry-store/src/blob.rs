@@ -199,7 +199,7 @@ impl BlobStore {
     ///
     /// # Errors
     /// As [`Self::get`], but for [`StoreError::Damaged`].
-    pub(crate) async fn get_unverified(&self, digest: Digest) -> Result<Bytes, StoreError> {
+    pub async fn get_unverified(&self, digest: Digest) -> Result<Bytes, StoreError> {
         let path = object_path(digest);
         let read = match self.objects.file(&path) {
             Some(name) => on_blocking_thread(move || folder::read(&name, CHUNK_BYTES)).await?,

@@ -14,7 +14,7 @@ use crate::transfer::Transfer;
 use anyhow::{Context as _, Result, bail};
 use std::fs::File;
 use std::time::{Duration, Instant};
-use tapestry_core::{Digest, ModelManifest, SecretKey, Signed, WeightsManifest};
+use tapestry_core::{Digest, ModelManifest, SecretKey, Signed};
 use tapestry_net::{Dialer, NetError, retry_forever};
 use tapestry_round::node::{
     Measurement, Node, NodeEffect, NodeEvent, NodeInput, Participation, Subject, TransferMetrics,
@@ -271,12 +271,9 @@ impl Driver {
     }
 
     async fn push_weights(&self, weights: Digest, round: u32) -> Result<u64, NetError> {
-        let manifest: WeightsManifest = self.blobs.get_json(weights).await?;
-        let mut digests = manifest.data.chunks;
-        digests.push(weights);
         let mut working = self.reporter.start("push", format!("weights of round {round}"), "bytes");
         let mut progress = |done, total| working.update(done, total);
-        let sent = self.transfer.push(&digests, &mut progress).await?;
+        let sent = self.transfer.push(weights, self.role.state().base(), &mut progress).await?;
         working.end();
         Ok(sent)
     }

@@ -8,15 +8,15 @@ use crate::home::Home;
 use crate::progress::Reporter;
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
-use tapestry_core::{Digest, ModelManifest, PublicKey, SecretKey, Signed};
+use tapestry_core::{Digest, ModelManifest, PublicKey, SecretKey, Signed, WeightsManifest};
 use tapestry_governance::Charter;
 use tapestry_net::{
-    BlobAction, Dialer, MIN_BYTES_PER_SECOND, Mirrors, NetError, Server, ServerLimits, blob_routes, pull_blobs_from,
-    push_blobs,
+    BlobAction, Dialer, Hints, MIN_BYTES_PER_SECOND, Mirrors, NetError, Server, ServerLimits, blob_routes,
+    pull_blobs_from, push_blobs_like,
 };
 use tapestry_store::{BlobStore, chunk_digests};
 use tokio::task::JoinSet;
@@ -129,6 +129,8 @@ pub(crate) struct Transfer {
     mirrors: Mirrors,
     num_streams: usize,
     offered: Arc<RwLock<Offered>>,
+    /// The base that was here last.
+    last_base: Mutex<Option<Digest>>,
     /// Ends with this.
     _serving: JoinSet<()>,
 }
@@ -165,6 +167,7 @@ impl Transfer {
             mirrors: Mirrors::new(mirrors.collect::<Result<_>>()?),
             num_streams: settings.num_streams.unwrap_or(4),
             offered,
+            last_base: Mutex::default(),
             _serving: serving,
         })
     }
@@ -177,32 +180,64 @@ impl Transfer {
         progress: &mut (dyn FnMut(u64, u64) + Send),
     ) -> Result<u64> {
         let first = [base, charter.document.open_held_out.text];
-        let mut size_bytes = self.pull(&first, &mut |_, _| {}).await?;
+        let last = *self.last_base.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut size_bytes = self.pull(&first, &Hints::default(), &mut |_, _| {}).await?;
         let manifest: ModelManifest = self.blobs.get_json(base).await?;
         manifest.check().context("the base's manifest")?;
         // What is here already may be fetched by others while the rest comes.
         self.offer(charter, base).await?;
-        size_bytes += self.pull(&chunk_digests(&manifest), progress).await?;
+        let hints = self.hints(&manifest.weights, last).await;
+        size_bytes += self.pull(&chunk_digests(&manifest), &hints, progress).await?;
         Ok(size_bytes)
     }
 
-    async fn pull(&self, digests: &[Digest], progress: &mut (dyn FnMut(u64, u64) + Send)) -> Result<u64, NetError> {
-        pull_blobs_from(&self.dialer, &self.mirrors, &self.blobs, digests, self.num_streams, progress).await
-    }
-
-    /// Sends what the coordinator lacks.
-    pub(crate) async fn push(
+    async fn pull(
         &self,
         digests: &[Digest],
+        hints: &Hints,
         progress: &mut (dyn FnMut(u64, u64) + Send),
     ) -> Result<u64, NetError> {
-        push_blobs(&self.dialer, &self.blobs, digests, self.num_streams, progress).await
+        pull_blobs_from(&self.dialer, &self.mirrors, &self.blobs, digests, hints, self.num_streams, progress).await
+    }
+
+    /// Sends what the coordinator lacks of weights, which were trained from `base`.
+    pub(crate) async fn push(
+        &self,
+        weights: Digest,
+        base: Option<Digest>,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<u64, NetError> {
+        let manifest: WeightsManifest = self.blobs.get_json(weights).await?;
+        let hints = self.hints(&manifest, base).await;
+        let mut digests = manifest.data.chunks;
+        digests.push(weights);
+        push_blobs_like(&self.dialer, &self.blobs, &digests, &hints, self.num_streams, progress).await
+    }
+
+    /// What is known of the chunks of weights: their elements, and the chunks at the same places in a model of the same shape.
+    async fn hints(&self, weights: &WeightsManifest, base: Option<Digest>) -> Hints {
+        let mut sizes = BTreeMap::<u8, u64>::new();
+        for tensor in &weights.tensors {
+            let element_bytes = u8::try_from(tensor.dtype.size_bytes()).unwrap_or_default();
+            *sizes.entry(element_bytes).or_default() += tensor.size_bytes().unwrap_or_default();
+        }
+        let element_bytes = sizes.into_iter().max_by_key(|(_, size)| *size).map(|(element_bytes, _)| element_bytes);
+        let mut bases = HashMap::new();
+        if let Some(base) = base
+            && let Ok(base) = self.blobs.get_json::<ModelManifest>(base).await
+            && base.weights.tensors == weights.tensors
+        {
+            let pairs = weights.data.chunks.iter().copied().zip(base.weights.data.chunks);
+            bases.extend(pairs.filter(|(chunk, base)| chunk != base));
+        }
+        Hints { element_bytes, bases: Arc::new(bases) }
     }
 
     /// Lets the members fetch a published base from here, if its manifest is here, instead of any earlier one.
     pub(crate) async fn offer(&self, charter: &Signed<Charter>, base: Digest) -> Result<()> {
         let offered = Offered::new(&self.blobs, charter, base).await?;
         *self.offered.write().unwrap_or_else(PoisonError::into_inner) = offered;
+        *self.last_base.lock().unwrap_or_else(PoisonError::into_inner) = Some(base);
         Ok(())
     }
 }

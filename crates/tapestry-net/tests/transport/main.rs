@@ -4,6 +4,7 @@
 mod blobs;
 mod fixture;
 mod identity;
+mod lean;
 mod limits;
 mod mirrors;
 mod moving;

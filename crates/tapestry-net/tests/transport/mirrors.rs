@@ -7,7 +7,7 @@ use axum::routing::get;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tapestry_core::{CHUNK_BYTES, Digest};
-use tapestry_net::{BlobPolicy, Dialer, Mirrors, ServerLimits, blob_routes, pull_blobs_from};
+use tapestry_net::{BlobPolicy, Dialer, Hints, Mirrors, ServerLimits, blob_routes, pull_blobs_from};
 use tapestry_store::BlobStore;
 
 /// A coordinator that counts what it is asked for.
@@ -25,7 +25,7 @@ async fn pull(coordinator: &Running, mirrors: Vec<Dialer>, digests: &[Digest]) -
     let here = BlobStore::in_memory();
     let dialer = coordinator.dialer(MEMBER);
     let mirrors = Mirrors::new(mirrors);
-    pull_blobs_from(&dialer, &mirrors, &here, digests, 2, &mut |_, _| {}).await.unwrap();
+    pull_blobs_from(&dialer, &mirrors, &here, digests, &Hints::default(), 2, &mut |_, _| {}).await.unwrap();
     assert!(here.missing(digests).await.unwrap().is_empty());
     here
 }
@@ -86,7 +86,9 @@ async fn mirrors_that_are_away_refuse_or_break_off_cost_nothing_but_time() {
     let dialer_of_coordinator = coordinator.dialer(MEMBER);
     let here = BlobStore::in_memory();
     let mirrors = Mirrors::new(vec![dialer(away_at, MEMBER), refusing_dialer, breaking_dialer]);
-    pull_blobs_from(&dialer_of_coordinator, &mirrors, &here, &digests, 1, &mut |_, _| {}).await.unwrap();
+    pull_blobs_from(&dialer_of_coordinator, &mirrors, &here, &digests, &Hints::default(), 1, &mut |_, _| {})
+        .await
+        .unwrap();
     assert!(here.missing(&digests).await.unwrap().is_empty() && link.was_cut());
     assert_eq!(num_asked.load(Ordering::SeqCst), 2, "the rest of the one, and the other");
     let (_, received) = dialer_of_coordinator.bytes_moved();
