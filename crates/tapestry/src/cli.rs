@@ -312,6 +312,10 @@ pub(crate) struct StatusArgs {
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Keep watching until all rounds are over, or until Ctrl-C: on a terminal a view that is drawn anew each second, elsewhere
+    /// a line for each change (with --json, an object). A coordinator that is away is waited for.
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,7 @@ mod effects;
 
 pub(crate) use effects::describe;
 
+use crate::activity::Activity;
 use crate::clock::now;
 use crate::home::Home;
 use crate::progress::Reporter;
@@ -43,7 +44,7 @@ pub(crate) struct Loop {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Presence {
     pub(crate) last_seen: Option<Timestamp>,
-    pub(crate) activity: Option<String>,
+    pub(crate) activity: Option<Activity>,
     /// Chunks that it was allowed to write in this round.
     pub(crate) num_chunks_written: u64,
     pub(crate) round: u32,

@@ -1,6 +1,7 @@
 //! The one binary: coordinator, node, and everything that an operator does by hand.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
+mod activity;
 mod cli;
 mod clock;
 mod command;

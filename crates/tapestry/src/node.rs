@@ -2,8 +2,8 @@
 
 mod training;
 
+use crate::activity;
 use crate::clock::now;
-use crate::coordinator::api::Activity;
 use crate::home::Home;
 use crate::measure::measure_model;
 use crate::participation;
@@ -61,6 +61,7 @@ pub(crate) async fn run(home: &Home, reporter: Reporter) -> Result<()> {
     let blobs = open_blobs(home).await?;
     let dialer = Dialer::new(&coordinator.address, coordinator.key, &key)?;
     let transfer = Transfer::open(&settings.transfer, &dialer, &key, &blobs, &reporter).await?;
+    let _telling = activity::tell(dialer.clone(), reporter.clone());
     let (home, reporter_here) = (home.clone(), reporter.clone());
     let mut driver =
         Driver { home, key, settings, blobs, role, dialer, transfer, reporter: reporter_here, news_version: 0 };
@@ -84,7 +85,6 @@ impl Driver {
             if state.is_complete() {
                 let sovereign = state.sovereign().map(|model| model.digest().to_string()).unwrap_or_default();
                 self.reporter.say(format!("the charter's rounds are over; Sovereign Model {sovereign}"));
-                self.tell("complete").await;
                 return Ok(());
             }
             match state.pending().into_iter().next() {
@@ -172,22 +172,13 @@ impl Driver {
         .await
     }
 
-    /// Tells the coordinator what this node is doing, for `tapestry status`. Nothing depends on it.
-    async fn tell(&self, text: &str) {
-        let activity = Activity { text: text.to_owned() };
-        let sent = self.dialer.post_json::<_, ()>("/v1/activity", &activity);
-        let _ = tokio::time::timeout(Duration::from_secs(2), sent).await;
-    }
-
     async fn execute(&mut self, effect: NodeEffect) -> Result<Done> {
         let input = match effect {
             NodeEffect::PullBase { base } => {
-                self.tell("pulling the base").await;
                 let transfer = self.pull_base(base).await?;
                 NodeInput::BasePulled { base, transfer }
             }
             NodeEffect::Train { round, base } => {
-                self.tell(&format!("training for round {round}")).await;
                 match self.contributed_cpt(round, base).await {
                     Ok(contributed) => NodeInput::Trained { round, contributed },
                     Err(error) => {
@@ -198,7 +189,6 @@ impl Driver {
                 }
             }
             NodeEffect::SendContribution { contribution } => {
-                self.tell(&format!("sending weights for round {}", contribution.round)).await;
                 let round = contribution.round;
                 let start = Instant::now();
                 let sent = self.push_weights(contribution.weights, round).await;
@@ -227,12 +217,8 @@ impl Driver {
                 self.retry("say who is present", || dialer.post_json::<_, ()>("/v1/attendance", &signed)).await?;
                 NodeInput::AttendanceSent { number }
             }
-            NodeEffect::Measure { subject, model } => {
-                self.tell("measuring").await;
-                NodeInput::Measured(self.measure(subject, model).await?)
-            }
+            NodeEffect::Measure { subject, model } => NodeInput::Measured(self.measure(subject, model).await?),
             NodeEffect::BuildSovereign { base } => {
-                self.tell("building the Sovereign Model").await;
                 let (model, metrics) = self.private_cpt(base).await?;
                 NodeInput::SovereignBuilt { model, metrics }
             }

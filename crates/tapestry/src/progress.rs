@@ -23,6 +23,9 @@ pub(crate) struct Step {
     pub(crate) total: u64,
     /// `tokens`, `bytes` or `steps`.
     pub(crate) unit: String,
+    /// Units per second since the step began here; a step that was resumed began with what was done before.
+    #[serde(default)]
+    pub(crate) per_second: Option<f64>,
     /// Whether this is the step's last line.
     pub(crate) is_end: bool,
 }
@@ -49,6 +52,8 @@ pub(crate) struct Working {
     step: Step,
     started: Instant,
     last_line: Option<Instant>,
+    /// When the first number was known, and what it was.
+    first: Option<(Instant, u64)>,
 }
 
 /// Calls `end` when the process that started this one is gone.
@@ -76,6 +81,13 @@ impl Reporter {
         self.latest.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
+    /// A message is not a step: it does not end the one that is under way.
+    fn remember(&self, step: &Step) {
+        if step.what != "note" {
+            *self.latest.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(step.clone());
+        }
+    }
+
     /// A message without a duration.
     pub(crate) fn say(&self, detail: impl Into<String>) {
         self.start("note", detail, "").end();
@@ -90,9 +102,11 @@ impl Reporter {
             done: 0,
             total: 0,
             unit: unit.to_owned(),
+            per_second: None,
             is_end: false,
         };
-        let mut working = Working { reporter: self.clone(), step, started: Instant::now(), last_line: None };
+        let mut working =
+            Working { reporter: self.clone(), step, started: Instant::now(), last_line: None, first: None };
         if what != "note" {
             working.print();
         }
@@ -104,6 +118,11 @@ impl Working {
     /// Says how far the step is; shown a few times a second at most.
     pub(crate) fn update(&mut self, done: u64, total: u64) {
         (self.step.done, self.step.total) = (done, total);
+        let (since, before) = *self.first.get_or_insert((Instant::now(), done));
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let rate = done.saturating_sub(before) as f64 / since.elapsed().as_secs_f64();
+        self.step.per_second = Some(rate).filter(|rate| rate.is_finite() && *rate > 0.0);
+        self.reporter.remember(&self.step);
         let pause = if self.reporter.form == Form::Json { 200 } else { 10_000 };
         if self.last_line.is_none_or(|last| last.elapsed() >= Duration::from_millis(pause)) {
             self.print();
@@ -121,7 +140,7 @@ impl Working {
         self.last_line = Some(Instant::now());
         self.step.at_ms = now().as_ms();
         let step = &self.step;
-        *self.reporter.latest.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(step.clone());
+        self.reporter.remember(step);
         match self.reporter.form {
             Form::Json => {
                 if let Ok(line) = serde_json::to_string(step) {

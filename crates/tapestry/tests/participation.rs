@@ -121,6 +121,25 @@ fn a_member_leaves_comes_back_keeps_a_rounds_weights_and_contributes_again() {
     let consortium = Consortium::ready("--rounds 3 --window 1h", &["france", "iran"]);
     let said = consortium.workshop.shell("tapestry node participate away --reason harvest --home iran-node");
     assert!(said.contains("away"), "{said}");
+    let told = std::thread::scope(|scope| {
+        // Ends by itself when the rounds are over.
+        let watching = scope.spawn(|| consortium.workshop.shell("tapestry status --watch --home china-node"));
+        leaves_and_comes_back(&consortium);
+        watching.join().unwrap()
+    });
+    for line in [
+        "Round 1 iran away: harvest",
+        "Round 2 iran declined: the weights of this round stay private: elections",
+        "Round 3 iran accepted",
+        "Round 3      published",
+        "china train round 2",
+    ] {
+        assert!(told.contains(line), "no {line:?} in:\n{told}");
+    }
+    consortium.end(3);
+}
+
+fn leaves_and_comes_back(consortium: &Consortium) {
     let mut nodes: Vec<_> = MEMBERS.iter().map(|name| consortium.start_node(name)).collect();
     consortium.wait_for_log("iran leaves for a while: harvest");
     consortium.open_gate("france", "round-1");
@@ -149,7 +168,6 @@ fn a_member_leaves_comes_back_keeps_a_rounds_weights_and_contributes_again() {
     let own = consortium.log("iran-node");
     assert!(own.contains("round 2: trained") && !own.contains("round 1: trained"), "{own}");
     assert_eq!(own.matches("weights sent").count(), 1, "{own}");
-    consortium.end(3);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What members may ask of the coordinator. The connection has proved a key of the charter before anything here runs.
 
 use super::{Loop, NotTaken};
+use crate::activity::Activity;
 use crate::clock::now;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
@@ -14,15 +15,13 @@ use std::time::Duration;
 use tapestry_core::{CHUNK_BYTES, Digest, MemberName, ModelManifest, PublicKey, Signed, Timestamp, WeightsManifest};
 use tapestry_governance::Charter;
 use tapestry_net::{BlobAction, Peer, blob_routes};
-use tapestry_round::coordinator::{Answer, Coordinator, CoordinatorInput, Phase};
+use tapestry_round::coordinator::{Answer, Coordinator, CoordinatorInput, Phase, Round};
 use tapestry_round::{Attendance, Blame, Contribution, Decline, News, RoundResult, Verdict};
 
 /// The longest JSON body that is read.
 const MAX_JSON_BYTES: usize = 1 << 20;
 /// The longest wait of one request for news.
 const MAX_WAIT: Duration = Duration::from_secs(60);
-/// The longest description of an activity that is kept.
-const MAX_ACTIVITY_BYTES: usize = 120;
 
 /// An error for the asker, in the form that all routes share.
 struct Refused(StatusCode, String, bool);
@@ -197,20 +196,13 @@ async fn attend(
 }
 
 /// What a node is doing, for `tapestry status`; forgotten at the next restart.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Activity {
-    pub(crate) text: String,
-}
-
 async fn activity(
     State(shared): State<Arc<Loop>>,
     Extension(Peer(sender)): Extension<Peer>,
     Json(activity): Json<Activity>,
 ) -> Result<Json<()>, Refused> {
-    let plain: String = activity.text.chars().filter(|c| !c.is_control()).take(MAX_ACTIVITY_BYTES).collect();
     if let Some(member) = seen(&shared, sender).await {
-        shared.presence().entry(member).or_default().activity = Some(plain);
+        shared.presence().entry(member).or_default().activity = Some(activity.tamed());
     }
     Ok(Json(()))
 }
@@ -224,7 +216,7 @@ pub(crate) struct Status {
     pub(crate) num_rounds: u32,
     pub(crate) round: Option<RoundStatus>,
     pub(crate) ended: Vec<EndedRound>,
-    pub(crate) coordinator_activity: Option<String>,
+    pub(crate) coordinator_activity: Option<Activity>,
     pub(crate) members: BTreeMap<MemberName, MemberStatus>,
 }
 
@@ -246,8 +238,10 @@ pub(crate) struct EndedRound {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct MemberStatus {
     pub(crate) answer: String,
+    /// By which term of the charter, or in the member's words.
+    pub(crate) reason: Option<String>,
     pub(crate) last_seen: Option<Timestamp>,
-    pub(crate) activity: Option<String>,
+    pub(crate) activity: Option<Activity>,
 }
 
 async fn status(
@@ -268,8 +262,8 @@ impl Loop {
         let presence = self.presence();
         let member_status = |name: &MemberName| {
             let seen = presence.get(name).cloned().unwrap_or_default();
-            let answer = round.map_or("-", |round| answer_name(round.answers.get(name)));
-            MemberStatus { answer: answer.into(), last_seen: seen.last_seen, activity: seen.activity }
+            let (answer, reason) = round.map_or(("-", None), |round| round_answer(round, name));
+            MemberStatus { answer: answer.into(), reason, last_seen: seen.last_seen, activity: seen.activity }
         };
         let ended = state.outcomes().iter().map(|outcome| EndedRound {
             round: outcome.round,
@@ -288,11 +282,7 @@ impl Loop {
                 closes_at: round.announcement.closes_at,
             }),
             ended: ended.collect(),
-            coordinator_activity: self
-                .reporter
-                .latest()
-                .filter(|step| !step.is_end)
-                .map(|step| format!("{} {}", step.what, step.detail)),
+            coordinator_activity: self.reporter.latest().filter(|step| !step.is_end).map(Activity::from),
             members: charter.members.keys().map(|name| (name.clone(), member_status(name))).collect(),
         })
     }
@@ -306,15 +296,32 @@ const fn phase_name(phase: &Phase) -> &'static str {
     }
 }
 
-fn answer_name(answer: Option<&Answer>) -> &'static str {
-    match answer {
-        None => "awaited",
-        Some(Answer::Received(_)) => "received",
-        Some(Answer::Judged(_, Verdict::Accepted { .. })) => "accepted",
-        Some(Answer::Judged(..)) => "refused",
-        Some(Answer::Absent(Verdict::Declined { .. })) => "declined",
-        Some(Answer::Absent(Verdict::Away { .. })) => "away",
-        Some(Answer::Absent(_)) => "missing",
+/// A member's answer to the open round in a word, and why where there is a reason.
+fn round_answer(round: &Round, member: &MemberName) -> (&'static str, Option<String>) {
+    let number = round.announcement.round;
+    match round.answers.get(member) {
+        None => ("awaited", None),
+        Some(Answer::Received(signed)) if signed.document.round < number => {
+            ("received", Some(format!("late, trained for round {}", signed.document.round)))
+        }
+        Some(Answer::Received(_)) => ("received", None),
+        Some(Answer::Judged(_, verdict) | Answer::Absent(verdict)) => verdict_in_words(verdict),
+    }
+}
+
+/// A verdict in a word, and why where there is a reason: by which term of the charter, or in the member's words.
+pub(crate) fn verdict_in_words(verdict: &Verdict) -> (&'static str, Option<String>) {
+    match verdict {
+        Verdict::Accepted { staleness: 0, .. } => ("accepted", None),
+        Verdict::Accepted { staleness, .. } => {
+            ("accepted", Some(format!("late by {staleness} (charter: rounds.late_rounds)")))
+        }
+        Verdict::Refused { reasons } => {
+            ("refused", Some(reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
+        }
+        Verdict::Declined { reason } => ("declined", Some(reason.clone())),
+        Verdict::Away { reason } => ("away", Some(reason.clone())),
+        Verdict::Missing => ("missing", Some("no answer within the window (charter: rounds.window_ms)".into())),
     }
 }
 
