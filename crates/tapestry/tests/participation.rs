@@ -132,7 +132,7 @@ fn a_member_leaves_comes_back_keeps_a_rounds_weights_and_contributes_again() {
         "Round 2 iran declined: the weights of this round stay private: elections",
         "Round 3 iran accepted",
         "Round 3      published",
-        "china train round 2",
+        "iran train round 2",
     ] {
         assert!(told.contains(line), "no {line:?} in:\n{told}");
     }
@@ -148,6 +148,12 @@ fn leaves_and_comes_back(consortium: &Consortium) {
     consortium.workshop.shell("tapestry node participate private --reason elections --home iran-node");
     consortium.wait_for_log("iran is back");
     consortium.open_gate("france", "round-2");
+    let is_training = |status: String| {
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        status["members"]["iran"]["activity"]["detail"] == "round 2"
+    };
+    let status = "tapestry status --json --home france-node";
+    consortium.workshop.wait_for("iran says what it does", || is_training(consortium.workshop.shell(status)));
     consortium.open_gate("iran", "round-2");
     consortium.wait_for_log("round 2: iran declines: the weights of this round stay private: elections");
     consortium.wait_for_log("round 2: Shared Base");
