@@ -6,7 +6,7 @@ use crate::{EngineError, TensorSource};
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tapestry_core::{Blob, CHUNK_BYTES, Digest, TensorSpec, WeightsManifest};
-use tapestry_store::{BlobStore, WeightsReader};
+use tapestry_store::{BlobStore, ChunkBuffer, Staged, WeightsReader};
 
 /// Chunks between two looks at whether to stop. Each thread holds one chunk.
 const BATCH: usize = 32;
@@ -30,6 +30,13 @@ impl TensorSource for WeightsReader {
     }
 }
 
+/// A chunk of the result.
+enum Made {
+    Hashed(Digest),
+    /// To be made durable, with the others of its batch.
+    Staged(Staged),
+}
+
 /// Merges into a store: chunks that are durable, and the manifest that lists them. Without a store, nothing is kept, and the manifest
 /// says what would have been: that is how a published merge is checked.
 ///
@@ -47,28 +54,37 @@ pub fn write_store(
     let total = merge.size_bytes(output);
     let num_chunks = usize::try_from(total.div_ceil(CHUNK_BYTES)).expect("chunks of a model that fits a disk");
     let done = AtomicU64::new(0);
-    let one = |index: usize, scratch: &mut Scratch| -> Result<Digest, EngineError> {
+    let one = |index: usize, scratch: &mut Scratch| -> Result<Made, EngineError> {
         let start = index as u64 * CHUNK_BYTES;
         let len = (total - start).min(CHUNK_BYTES);
-        let mut content = vec![0; usize::try_from(len).expect("a chunk")];
-        merge.fill(output, start, &mut content, scratch)?;
-        let digest = match store {
-            Some(store) => store.put_blocking(content.into())?,
-            None => Digest::of(&content),
+        let mut content = ChunkBuffer::new(usize::try_from(len).expect("a chunk"));
+        merge.fill(output, start, content.room_for_all(), scratch)?;
+        let made = match store {
+            Some(store) => Made::Staged(store.stage_blocking(content.into_bytes())?),
+            None => Made::Hashed(Digest::of(content.as_slice())),
         };
         let done = done.fetch_add(len, Ordering::Relaxed) + len;
         progress(Progress { done, total });
-        Ok(digest)
+        Ok(made)
     };
     let mut chunks = vec![];
     while chunks.len() < num_chunks {
         check_stop(stop, chunks.len() as u64 * CHUNK_BYTES, total)?;
         let next = chunks.len()..num_chunks.min(chunks.len() + BATCH);
-        let new: Vec<Digest> = next
+        let made: Vec<Made> = next
             .into_par_iter()
             .map_init(Scratch::default, |scratch, index| one(index, scratch))
             .collect::<Result<_, _>>()?;
-        chunks.extend(new);
+        let mut staged = vec![];
+        for made in made {
+            match made {
+                Made::Hashed(digest) => chunks.push(digest),
+                Made::Staged(chunk) => staged.push(chunk),
+            }
+        }
+        if let Some(store) = store {
+            chunks.extend(store.commit_blocking(staged)?);
+        }
     }
     Ok(WeightsManifest { tensors: merge.tensors(output).to_vec(), data: Blob { size_bytes: total, chunks } })
 }

@@ -118,7 +118,12 @@ impl BlobStore {
         Ok(Staged { digest, file: None })
     }
 
-    pub(crate) fn stage_blocking(&self, content: Bytes) -> Result<Staged, StoreError> {
+    /// The first half of [`Self::put_blocking`]: the content is out of memory and not yet durable. Several that are committed together cost
+    /// less.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub fn stage_blocking(&self, content: Bytes) -> Result<Staged, StoreError> {
         if self.objects.folder().is_some() {
             return self.stage_file(None, &content);
         }
@@ -155,7 +160,11 @@ impl BlobStore {
         on_blocking_thread(move || store.commit_blocking(staged)).await
     }
 
-    pub(crate) fn commit_blocking(&self, staged: Vec<Staged>) -> Result<Vec<Digest>, StoreError> {
+    /// As [`Self::commit`], from ordinary synchronous code.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn commit_blocking(&self, staged: Vec<Staged>) -> Result<Vec<Digest>, StoreError> {
         let digests = staged.iter().map(|staged| staged.digest).collect();
         let files: Vec<StagedFile> = staged.into_iter().filter_map(|staged| staged.file).collect();
         if !files.is_empty() {

@@ -101,8 +101,8 @@ impl ChunkBuffer {
         &mut self.memory[self.start..self.start + self.limit.next_multiple_of(ALIGNMENT)]
     }
 
-    /// All of the room, which becomes content: to be overwritten from end to end.
-    pub(crate) fn room_for_all(&mut self) -> &mut [u8] {
+    /// All of the room, which becomes content: overwrite it from end to end, or it holds what was there before.
+    pub fn room_for_all(&mut self) -> &mut [u8] {
         self.len = self.limit;
         &mut self.memory[self.start..self.start + self.len]
     }

@@ -2,11 +2,12 @@
 
 use crate::progress::Working;
 use anyhow::{Context as _, Result};
+use rayon::prelude::*;
 use std::sync::Arc;
 use tapestry_core::{Blob, ModelManifest};
 use tapestry_eval::BitsPerByte;
 use tapestry_model::{LlamaConfig, Tokenizer, measure_bpb};
-use tapestry_store::{BlobStore, WeightsReader};
+use tapestry_store::{BlobStore, StoreError, WeightsReader};
 
 /// Bits per byte of `text` under the model of `manifest`. Reads the weights a layer at a time.
 pub(crate) async fn measure_model(
@@ -17,7 +18,23 @@ pub(crate) async fn measure_model(
     working: Working,
 ) -> Result<BitsPerByte> {
     let weights = Arc::new(WeightsReader::open(blobs.clone(), manifest.weights.clone())?);
+    if blobs.is_in_files() && manifest.weights.data.size_bytes <= READ_AHEAD_BYTES {
+        let ahead = Arc::clone(&weights);
+        tokio::task::spawn_blocking(move || check_all(&ahead)).await.context("reading was interrupted")??;
+    }
     measure_read(blobs, manifest, weights, text, max_tokens, working).await
+}
+
+/// A model up to this size stays in the page cache between two readings.
+const READ_AHEAD_BYTES: u64 = 4 << 30;
+
+/// Reads and checks all chunks on all threads: measuring asks for one layer after the other, and would wait for the disk each time.
+fn check_all(weights: &WeightsReader) -> Result<(), StoreError> {
+    (0..weights.manifest().data.chunks.len()).into_par_iter().try_for_each(|index| {
+        let mut scan = weights.scan(index)?;
+        while scan.window()?.is_some() {}
+        Ok(())
+    })
 }
 
 /// As [`measure_model`], where a reader of the weights is at hand: what that has checked is not checked again.

@@ -75,8 +75,8 @@ impl Driver {
         let Ok(entries) = fs::read_dir(self.home.work_dir()) else { return };
         for entry in entries.flatten() {
             if !entry.file_name().to_str().is_some_and(is_needed) {
-                // Only space is lost when this fails.
-                let _ = fs::remove_dir_all(entry.path());
+                // What follows need not wait for gigabytes to be removed; only space is lost when this fails.
+                tokio::task::spawn_blocking(move || fs::remove_dir_all(entry.path()));
             }
         }
     }
