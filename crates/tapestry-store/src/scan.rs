@@ -35,6 +35,15 @@ impl fmt::Debug for ChunkScan<'_> {
 }
 
 impl WeightsReader {
+    /// Whether this reader has found chunk number `index` to be what its digest says.
+    ///
+    /// # Panics
+    /// Where there is no such chunk.
+    #[must_use]
+    pub fn is_checked(&self, index: usize) -> bool {
+        self.verified().is_verified(index)
+    }
+
     /// Begins a pass over chunk number `index` of the data.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use crate::activity::Activity;
 use crate::clock::now;
 use crate::home::Home;
 use crate::progress::Reporter;
+use crate::readers::Readers;
 use crate::role::{Role, open_blobs};
 use crate::transfer::TransferSettings;
 use anyhow::{Context as _, Result, bail};
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 pub(crate) struct Loop {
     key: SecretKey,
     blobs: BlobStore,
+    readers: Readers,
     /// The log; whoever holds it is the only one who changes the state.
     role: tokio::sync::Mutex<Role<Coordinator>>,
     /// The state as of the last durable event, for those who only read.
@@ -94,6 +96,7 @@ pub(crate) async fn run(home: &Home, listen: SocketAddr, reporter: Reporter) -> 
     let shared = Arc::new(Loop {
         key: key.clone(),
         blobs,
+        readers: Readers::default(),
         role: tokio::sync::Mutex::new(role),
         state: RwLock::new(Arc::new(state)),
         version,

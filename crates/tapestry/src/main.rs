@@ -15,6 +15,7 @@ mod node;
 mod participation;
 mod policy;
 mod progress;
+mod readers;
 mod role;
 mod screen;
 mod settings;

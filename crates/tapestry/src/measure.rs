@@ -1,6 +1,7 @@
 //! Measuring a model out of a blob store, layer by layer.
 
 use crate::progress::Working;
+use crate::readers::on_own_thread;
 use anyhow::{Context as _, Result};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -18,10 +19,6 @@ pub(crate) async fn measure_model(
     working: Working,
 ) -> Result<BitsPerByte> {
     let weights = Arc::new(WeightsReader::open(blobs.clone(), manifest.weights.clone())?);
-    if blobs.is_in_files() && manifest.weights.data.size_bytes <= READ_AHEAD_BYTES {
-        let ahead = Arc::clone(&weights);
-        tokio::task::spawn_blocking(move || check_all(&ahead)).await.context("reading was interrupted")??;
-    }
     measure_read(blobs, manifest, weights, text, max_tokens, working).await
 }
 
@@ -31,6 +28,9 @@ const READ_AHEAD_BYTES: u64 = 4 << 30;
 /// Reads and checks all chunks on all threads: measuring asks for one layer after the other, and would wait for the disk each time.
 fn check_all(weights: &WeightsReader) -> Result<(), StoreError> {
     (0..weights.manifest().data.chunks.len()).into_par_iter().try_for_each(|index| {
+        if weights.is_checked(index) {
+            return Ok(());
+        }
         let mut scan = weights.scan(index)?;
         while scan.window()?.is_some() {}
         Ok(())
@@ -46,16 +46,20 @@ pub(crate) async fn measure_read(
     max_tokens: usize,
     mut working: Working,
 ) -> Result<BitsPerByte> {
+    let is_read_ahead = blobs.is_in_files() && manifest.weights.data.size_bytes <= READ_AHEAD_BYTES;
     let config = read_file(blobs, manifest, "config.json").await?;
     let config = LlamaConfig::from_json(std::str::from_utf8(&config).context("config.json is not UTF-8")?)?;
     let tokenizer = Tokenizer::from_bytes(&read_file(blobs, manifest, "tokenizer.json").await?)?;
-    let measured = tokio::task::spawn_blocking(move || {
+    let measured = on_own_thread(move || {
+        if is_read_ahead {
+            check_all(&weights)?;
+        }
         let mut progress = |p: tapestry_eval::BpbProgress| working.update(p.tokens_scored, p.tokens_total);
         let result = measure_bpb(&*weights, &config, &tokenizer, &text, Some(max_tokens), &mut progress);
         working.end();
-        result
+        Ok::<_, anyhow::Error>(result?)
     });
-    Ok(measured.await.context("measuring was interrupted")??)
+    measured.await?
 }
 
 /// A small file of a model that is longer than this is refused.

@@ -1,9 +1,10 @@
 //! Merging out of a blob store: memory does not depend on the size of the model.
 
 use crate::progress::Working;
+use crate::readers::Readers;
 use anyhow::{Context as _, Result};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use tapestry_core::{MemberName, ModelManifest, WeightsManifest};
 use tapestry_engine::{Input, Merge, Output, Progress, Request, TensorSource, on_threads, write_store};
 use tapestry_merge::Method;
@@ -15,7 +16,7 @@ pub(crate) struct MergeInputs {
     method: Method,
     base: WeightsManifest,
     /// Member, weights, share.
-    contributions: Vec<(MemberName, WeightsManifest, f64)>,
+    contributions: Vec<(MemberName, Arc<WeightsReader>, f64)>,
     states: Vec<WeightsManifest>,
 }
 
@@ -27,13 +28,13 @@ pub(crate) struct Merged {
 }
 
 impl MergeInputs {
-    pub(crate) async fn read(blobs: &BlobStore, work: &MergeWork) -> Result<Self> {
+    pub(crate) async fn read(blobs: &BlobStore, readers: &Readers, work: &MergeWork) -> Result<Self> {
         let base: ModelManifest = blobs.get_json(work.base).await?;
         let mut contributions = vec![];
         for input in &work.inputs {
             let weights =
                 blobs.get_json(input.weights).await.with_context(|| format!("the weights of {}", input.member))?;
-            contributions.push((input.member.clone(), weights, input.share));
+            contributions.push((input.member.clone(), readers.open(blobs, &weights)?, input.share));
         }
         let mut states = vec![];
         for state in &work.states {
@@ -55,13 +56,13 @@ fn merge_blocking(blobs: &BlobStore, inputs: MergeInputs, keep: bool, working: W
     let open = |manifest: &WeightsManifest| WeightsReader::open(blobs.clone(), manifest.clone());
     let base = open(&inputs.base)?;
     let states = inputs.states.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    let readers = inputs.contributions.iter().map(|(_, weights, _)| open(weights)).collect::<Result<Vec<_>, _>>()?;
-    let contributions = inputs.contributions.iter().zip(&readers);
     let request = Request {
         method: &inputs.method,
         base: Some(&base),
-        inputs: contributions
-            .map(|((member, _, share), source)| Input { name: member.to_string(), weight: *share, source })
+        inputs: inputs
+            .contributions
+            .iter()
+            .map(|(member, source, share)| Input { name: member.to_string(), weight: *share, source: &**source })
             .collect(),
         states: states.iter().map(|state| state as &dyn TensorSource).collect(),
         dtype: None,

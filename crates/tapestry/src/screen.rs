@@ -2,7 +2,8 @@
 //! threads, in memory that does not depend on the size of the model.
 
 use crate::progress::Working;
-use anyhow::{Context as _, Result};
+use crate::readers::on_own_thread;
+use anyhow::Result;
 use rayon::prelude::*;
 use std::sync::Arc;
 use tapestry_core::{CHUNK_BYTES, Dtype, WeightsManifest};
@@ -19,7 +20,7 @@ pub(crate) async fn screen_weights(
     weights: Arc<WeightsReader>,
     working: Working,
 ) -> Result<Screening> {
-    let screened = tokio::task::spawn_blocking(move || match screen(&base, &weights, working) {
+    let screened = on_own_thread(move || match screen(&base, &weights, working) {
         Ok(screening) => Ok(screening),
         Err(Stop::Bad(screening)) => Ok(screening),
         // Its member made the manifest; that its chunks do not fit is the member's doing.
@@ -28,7 +29,7 @@ pub(crate) async fn screen_weights(
         }
         Err(Stop::Failed(error, _)) => Err(error.into()),
     });
-    screened.await.context("screening was interrupted")?
+    screened.await?
 }
 
 /// Why screening ends early.
@@ -41,37 +42,62 @@ enum Stop {
 
 fn screen(base: &WeightsReader, weights: &WeightsReader, mut working: Working) -> Result<Screening, Stop> {
     let manifest = weights.manifest();
-    let total = manifest.data.size_bytes;
     let mut change = DeltaNorm::new();
-    // The blocks in which changes are summed are those of chunks where all elements are of one type; the last chunk may end anywhere.
-    let num_whole = uniform_dtype(manifest).map_or(0, |_| total / CHUNK_BYTES);
-    let dtype = uniform_dtype(manifest).unwrap_or(Dtype::F32);
-    let num_whole = usize::try_from(num_whole).expect("chunks of a manifest in memory");
+    match uniform_dtype(manifest) {
+        Some(dtype) => screen_chunks(base, weights, dtype, &mut change, &mut working)?,
+        None => screen_pieces(base, weights, &mut change, &mut working)?,
+    }
+    working.end();
+    Ok(Screening::Measured { relative_change: change.relative_change(), bpb: None, community_bpb: None })
+}
+
+/// Where all elements are of one type: a chunk then consists of whole blocks of the sum, but for the last one.
+fn screen_chunks(
+    base: &WeightsReader,
+    weights: &WeightsReader,
+    dtype: Dtype,
+    change: &mut DeltaNorm,
+    working: &mut Working,
+) -> Result<(), Stop> {
+    let total = weights.manifest().data.size_bytes;
+    let num_whole = usize::try_from(total / CHUNK_BYTES).expect("chunks of a manifest in memory");
+    let screen_whole = |index| {
+        let mut part = ChangePart::default();
+        screen_chunk(base, weights, dtype, index, |base, found| part.add(dtype, base, found)).map(|()| part)
+    };
     for first in (0..num_whole).step_by(BATCH) {
         let batch = first..num_whole.min(first + BATCH);
-        let parts: Vec<_> =
-            batch.clone().into_par_iter().map(|index| screen_chunk(base, weights, dtype, index)).collect();
+        let parts: Vec<_> = batch.clone().into_par_iter().map(screen_whole).collect();
         for part in parts {
             change.append(&part?);
         }
         working.update(batch.end as u64 * CHUNK_BYTES, total);
     }
-    let rest = pieces(manifest).filter(|piece| piece.start + piece.len > num_whole as u64 * CHUNK_BYTES);
-    for Piece { tensor, start, len } in rest {
-        // A piece may begin in the last of the chunks that are done.
-        let end = start + len;
-        let start = start.max(num_whole as u64 * CHUNK_BYTES);
-        let of_base = base.read_bytes(start, end - start).map_err(|error| Stop::Failed(error, false))?;
-        let found = weights.read_bytes(start, end - start).map_err(|error| Stop::Failed(error, true))?;
+    if total.is_multiple_of(CHUNK_BYTES) {
+        return Ok(());
+    }
+    screen_chunk(base, weights, dtype, num_whole, |base, found| change.add(dtype, base, found))
+}
+
+/// Where elements are of several types, which may lie across the borders of chunks.
+fn screen_pieces(
+    base: &WeightsReader,
+    weights: &WeightsReader,
+    change: &mut DeltaNorm,
+    working: &mut Working,
+) -> Result<(), Stop> {
+    let manifest = weights.manifest();
+    for Piece { tensor, start, len } in pieces(manifest) {
+        let of_base = base.read_bytes(start, len).map_err(|error| Stop::Failed(error, false))?;
+        let found = weights.read_bytes(start, len).map_err(|error| Stop::Failed(error, true))?;
         let dtype = manifest.tensors[tensor].dtype;
         if let Some(index) = first_non_finite(dtype, &found) {
             return Err(Stop::Bad(not_finite(manifest, start + index * dtype.size_bytes())));
         }
         change.add(dtype, &of_base, &found);
-        working.update(end, total);
+        working.update(start + len, manifest.data.size_bytes);
     }
-    working.end();
-    Ok(Screening::Measured { relative_change: change.relative_change(), bpb: None, community_bpb: None })
+    Ok(())
 }
 
 /// The type of all elements, where it is one.
@@ -80,23 +106,28 @@ fn uniform_dtype(manifest: &WeightsManifest) -> Option<Dtype> {
     manifest.tensors.iter().all(|tensor| tensor.dtype == first).then_some(first)
 }
 
-/// One whole chunk of both.
-fn screen_chunk(base: &WeightsReader, weights: &WeightsReader, dtype: Dtype, index: usize) -> Result<ChangePart, Stop> {
+/// One chunk of both, window by window; `take` gets what the base and the contribution have there.
+fn screen_chunk(
+    base: &WeightsReader,
+    weights: &WeightsReader,
+    dtype: Dtype,
+    index: usize,
+    mut take: impl FnMut(&[u8], &[u8]),
+) -> Result<(), Stop> {
     let [of_base, of_weights] = [false, true].map(|is_contribution| move |error| Stop::Failed(error, is_contribution));
-    let mut part = ChangePart::default();
     let mut not_finite_at = None;
     let (mut base, mut scan) = (base.scan(index).map_err(of_base)?, weights.scan(index).map_err(of_weights)?);
     let mut at = index as u64 * CHUNK_BYTES;
-    // Both have whole chunks here, so they end together.
+    // The two data are of one length, so they end together.
     while let (Some(base), Some(found)) = (base.window().map_err(of_base)?, scan.window().map_err(of_weights)?) {
         if not_finite_at.is_none() {
             not_finite_at = first_non_finite(dtype, found).map(|element| at + element * dtype.size_bytes());
         }
-        part.add(dtype, base, found);
+        take(base, found);
         at += found.len() as u64;
     }
     // Only now is it known that these are the bytes that the member sent.
-    not_finite_at.map_or(Ok(part), |at| Err(Stop::Bad(not_finite(weights.manifest(), at))))
+    not_finite_at.map_or(Ok(()), |at| Err(Stop::Bad(not_finite(weights.manifest(), at))))
 }
 
 /// The value at byte `at` of the data is not finite.

@@ -6,6 +6,7 @@ use crate::coordinator::describe;
 use crate::home::Home;
 use crate::merge::{MergeInputs, merge};
 use crate::progress::{Form, Reporter};
+use crate::readers::Readers;
 use crate::role::Machine as _;
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
@@ -91,7 +92,7 @@ async fn verify_round(home: &Home, key: PublicKey, number: u32) -> Result<Verifi
     let working = Reporter::new(Form::People).start("verify", format!("round {number}"), "bytes");
     let num_contributions = work.inputs.len();
     let base: ModelManifest = blobs.get_json(work.base).await?;
-    let inputs = MergeInputs::read(&blobs, &work).await?;
+    let inputs = MergeInputs::read(&blobs, &Readers::default(), &work).await?;
     let merged = merge(&blobs, inputs, false, working).await?;
     let model = Digest::of_json(&ModelManifest { files: base.files, weights: merged.weights })?;
     let states = merged.states.iter().map(Digest::of_json).collect::<Result<Vec<_>, _>>()?;

@@ -11,7 +11,7 @@ use tapestry_core::{ModelManifest, WeightsManifest};
 use tapestry_governance::HeldOutTerms;
 use tapestry_round::coordinator::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
 use tapestry_round::{RoundResult, Screening, Verdict};
-use tapestry_store::{BlobStore, WeightsReader};
+use tapestry_store::BlobStore;
 
 /// Does what is asked and returns the input that answers it.
 pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Result<CoordinatorInput> {
@@ -47,8 +47,8 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
                 Err(error) => Screening::Malformed { what: format!("{error:#}") },
                 Ok(weights) => {
                     let working = shared.reporter.start("screen", format!("round {round}, {member}"), "bytes");
-                    let of_base = Arc::new(WeightsReader::open(blobs.clone(), base.weights)?);
-                    let reader = Arc::new(WeightsReader::open(blobs.clone(), weights.clone())?);
+                    let of_base = shared.readers.open(blobs, &base.weights)?;
+                    let reader = shared.readers.open(blobs, &weights)?;
                     let screening = screen_weights(of_base, Arc::clone(&reader), working).await?;
                     match screening {
                         Screening::Measured { relative_change, .. } if relative_change <= max_change => {
@@ -83,7 +83,7 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
             let round = work.round;
             let base: ModelManifest = blobs.get_json(work.base).await?;
             let working = shared.reporter.start("merge", format!("round {round}"), "bytes");
-            let merged = merge(blobs, MergeInputs::read(blobs, &work).await?, true, working).await?;
+            let merged = merge(blobs, MergeInputs::read(blobs, &shared.readers, &work).await?, true, working).await?;
             let mut states = vec![];
             for state in merged.states {
                 states.push(blobs.put_json(&state).await?);
@@ -96,7 +96,8 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
             let working =
                 shared.reporter.start("gate", format!("round {round}, merged base on the open text"), "tokens");
             // A merged model that gives no finite value is for the gate to refuse, not a reason to stop.
-            let measured = measure_model(blobs, &manifest, read_text().await?, max_tokens, working).await;
+            let reader = shared.readers.open(blobs, &manifest.weights)?;
+            let measured = measure_read(blobs, &manifest, reader, read_text().await?, max_tokens, working).await;
             let bpb = measured.map_or(f64::INFINITY, |measured| measured.bpb());
             Ok(CoordinatorInput::MergedMeasured { round, model, bpb })
         }
