@@ -1,12 +1,13 @@
 //! Keys as TLS identities (RFC 7250 raw public keys, TLS 1.3 only).
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+    CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
+    SignatureScheme,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -34,6 +35,13 @@ fn certified(key: &SecretKey) -> Result<Arc<CertifiedKey>, Error> {
 
 fn algorithms() -> WebPkiSupportedAlgorithms {
     rustls::crypto::ring::default_provider().signature_verification_algorithms
+}
+
+/// With AES-128 first: it is as strong as the keys of both sides, and weights are many bytes.
+fn provider() -> CryptoProvider {
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
 }
 
 /// The key that a peer shows. It has proved nothing yet.
@@ -156,7 +164,7 @@ impl ServerCertVerifier for TheServer {
 
 /// The server's side: proves `key`, lets in the keys that `allow` accepts.
 pub(crate) fn server_config(key: &SecretKey, allow: Arc<AllowedKeys>) -> Result<ServerConfig, Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(provider());
     let resolver = rustls::server::AlwaysResolvesServerRawPublicKeys::new(certified(key)?);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -171,7 +179,7 @@ pub(crate) fn server_config(key: &SecretKey, allow: Arc<AllowedKeys>) -> Result<
 
 /// The dialling side: proves `key`, and talks to nobody but the owner of `expected`.
 pub(crate) fn client_config(key: &SecretKey, expected: PublicKey) -> Result<ClientConfig, Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(provider());
     let resolver = rustls::client::AlwaysResolvesClientRawPublicKeys::new(certified(key)?);
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?

@@ -15,10 +15,10 @@ const SMALL_BYTES: usize = 64 << 10;
 /// The sizes of the buffers that are kept while nobody uses them: pieces of chunks, and whole chunks.
 const KEPT_BYTES: [usize; 2] = [PIECE_BYTES, CHUNK_LEN];
 /// How many of each are kept: 16 and 32 MiB.
-const NUM_SPARE: [usize; 2] = [64, 4];
+const NUM_SPARE: [usize; 2] = [32, 4];
 
 /// How much of a chunk on its way is written and hashed at a time.
-pub const PIECE_BYTES: usize = 256 << 10;
+pub const PIECE_BYTES: usize = 512 << 10;
 
 static SPARE: [Mutex<Vec<Vec<u8>>>; 2] = [const { Mutex::new(vec![]) }; 2];
 
