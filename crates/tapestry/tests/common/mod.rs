@@ -43,7 +43,7 @@ impl Workshop {
         let texts = self.path("generated");
         let known = demo_members(3, false).unwrap();
         let corpora = tapestry_demo::generate_quick_texts(&texts, &known, 7).unwrap();
-        for (member, known) in members.iter().zip(&known) {
+        for (member, known) in members.iter().zip(known.iter().cycle()) {
             let dir = self.path(member);
             fs::create_dir_all(&dir).unwrap();
             let from = &corpora.members[&known.name];
