@@ -60,10 +60,14 @@ struct Shared {
     encoded_room: Arc<Room>,
     /// What is encoded for a peer costs this side's processors; when these are busy, a blob goes as it is.
     encoders: Arc<Semaphore>,
+    decoders: Arc<Semaphore>,
 }
 
-/// Encoded blobs in memory at once, in all and from one peer. They come over slow links, so they stay long.
-const NUM_ENCODED: (usize, usize) = (16, 4);
+/// Encoded blobs in memory at once, in all and from one peer. They come over slow links, so they stay long; a busy machine looks like a slow
+/// link, too, and then all members send them at once.
+const NUM_ENCODED: (usize, usize) = (8, 2);
+/// Blobs that are decoded at once, each with its base beside it.
+const NUM_DECODERS: usize = 2;
 /// Blobs that are encoded for peers at once.
 const NUM_ENCODERS: usize = 2;
 
@@ -88,6 +92,7 @@ pub fn blob_routes(store: BlobStore, policy: BlobPolicy) -> Router {
             room: Arc::new(Room::new(NUM_MOVING, NUM_MOVING_PER_PEER)),
             encoded_room: Arc::new(Room::new(NUM_ENCODED.0, NUM_ENCODED.1)),
             encoders: Arc::new(Semaphore::new(NUM_ENCODERS)),
+            decoders: Arc::new(Semaphore::new(NUM_DECODERS)),
         })
 }
 
@@ -263,6 +268,7 @@ impl Shared {
             }
             encoded.extend_from_slice(&data);
         }
+        let _decoding = self.decoders.acquire().await.map_err(|_| internal())?;
         let content = planes::decode_blob(&self.store, encoded.into(), base).await?;
         let content = content.map_err(|error| Failure(StatusCode::BAD_REQUEST, error.to_string(), false))?;
         Ok(self.store.put_expected(digest, content).await?)
