@@ -12,6 +12,8 @@ use tapestry_round::{Announcement, Attendance, Contribution, Outcome, RoundResul
 
 use crate::model::{Blobs, Vector};
 use crate::scenario::Scenario;
+use crate::transfer::NUM_STREAMS;
+use crate::weighing::shares;
 
 /// A promise that was broken.
 pub(crate) type Violation = String;
@@ -25,12 +27,21 @@ pub(crate) struct Checks {
     honest: BTreeSet<MemberName>,
     announcements: Vec<Announcement>,
     outcomes: Vec<Outcome>,
-    /// By the round in which they count, which for late ones is not the one that they were trained for.
     received: BTreeMap<(u32, MemberName), Contribution>,
-    attendances: BTreeMap<MemberName, Attendance>,
     declined: BTreeSet<(u32, MemberName)>,
+    /// Contributions that were late, by the round in which they count; the newest of each member.
+    late: BTreeMap<(u32, MemberName), Contribution>,
+    /// The same, by the round that they were trained for, with the one in which they count.
+    late_for: BTreeMap<(u32, MemberName), (u32, Digest)>,
+    /// How often each member left or came back, and whether it is there.
+    attendances: BTreeMap<MemberName, (u64, bool)>,
+    /// Members that were away at some moment of the open round.
+    were_away: BTreeSet<MemberName>,
+    /// By node and model, upwards and downwards: chunks that are due, connections, chunks sent.
+    uploads: BTreeMap<(usize, Digest), Sent>,
+    downloads: BTreeMap<(usize, Digest), Sent>,
     /// Contributions whose arrival was confirmed to their member.
-    confirmed: BTreeMap<(u32, MemberName), Contribution>,
+    confirmed: BTreeMap<(u32, MemberName), Digest>,
     num_refusals: BTreeMap<MemberName, u32>,
     /// The state of the method of merging, and that of the last merge that is recorded.
     states: Vec<Digest>,
@@ -39,9 +50,30 @@ pub(crate) struct Checks {
     trained: Vec<BTreeSet<u32>>,
 }
 
-/// Whether what was received is what was confirmed, or the newer one of the same member that took its place.
-fn stands_for(received: &Contribution, confirmed: &Contribution) -> bool {
-    received.weights == confirmed.weights || received.round > confirmed.round
+/// How much of a transfer was sent, over how many connections.
+#[derive(Debug, Default)]
+struct Sent {
+    num_due: usize,
+    num_connections: usize,
+    num_sent: usize,
+}
+
+impl Sent {
+    fn begins(&mut self, num_lacking: usize) {
+        if self.num_connections == 0 {
+            self.num_due = num_lacking;
+        }
+        self.num_connections += 1;
+    }
+
+    /// What is sent more than once was under way when a connection ended: one chunk a stream at most.
+    fn sends(&mut self, node: usize) -> Result<(), Violation> {
+        self.num_sent += 1;
+        let bound = self.num_due + NUM_STREAMS * (self.num_connections - 1);
+        require(self.num_sent <= bound, || {
+            format!("node {node} resends more than one chunk a stream: {self:?}, at most {bound} may be sent")
+        })
+    }
 }
 
 fn require(condition: bool, violation: impl FnOnce() -> String) -> Result<(), Violation> {
@@ -58,8 +90,13 @@ impl Checks {
             announcements: vec![],
             outcomes: vec![],
             received: BTreeMap::new(),
-            attendances: BTreeMap::new(),
             declined: BTreeSet::new(),
+            late: BTreeMap::new(),
+            late_for: BTreeMap::new(),
+            attendances: BTreeMap::new(),
+            were_away: BTreeSet::new(),
+            uploads: BTreeMap::new(),
+            downloads: BTreeMap::new(),
             confirmed: BTreeMap::new(),
             num_refusals: BTreeMap::new(),
             states: vec![],
@@ -112,14 +149,20 @@ impl Checks {
                 Ok(())
             }
             CoordinatorEvent::Missing { round, member, .. } => {
-                self.first_answer(*round, member)?;
+                // Who is late for the round may be said to be late before it is said to be missing.
+                let key = (*round, member.clone());
+                let has_answered = self.received.contains_key(&key) || self.declined.contains(&key);
+                require(!has_answered, || format!("{member} has answered and is missing"))?;
                 let closes_at = self.open()?.closes_at;
                 require(at >= closes_at, || format!("{member} was given up before the window closed"))
             }
             CoordinatorEvent::Attended { attendance } => self.attended(attendance),
-            CoordinatorEvent::Late { round, member, taken: Some(taken), .. } => self.late(at, *round, member, taken),
-            // What is too late is nobody's fault, and does not fill the log either.
-            CoordinatorEvent::Late { member, .. } => self.refused(member),
+            CoordinatorEvent::Late { member, taken: None, .. } => self.refused(member),
+            CoordinatorEvent::Late { round, member, taken: Some(LateContribution { into, contribution }), .. } => {
+                let is_own = contribution.document.round == *round && contribution.document.member == *member;
+                require(is_own, || "a late contribution is not the one that the event names".into())?;
+                self.comes_late(at, *into, contribution)
+            }
             CoordinatorEvent::MessageRefused { member, reason, .. } => {
                 require(!self.honest.contains(member), || format!("honest {member} is blamed: {reason}"))?;
                 self.refused(member)
@@ -136,17 +179,18 @@ impl Checks {
                     require(is_in_bounds, || format!("the cap {cap} is broken: {record:?}"))?;
                     require(record.score_bpb <= record.floor_bpb, || format!("below the floor: {record:?}"))?;
                 }
-                let open = self.open()?.round;
-                for record in weights {
-                    let contribution =
-                        self.received.get(&(open, record.member.clone())).ok_or("a weight of nothing")?;
-                    let is_right = record.staleness == open - contribution.round;
-                    require(is_right, || format!("late by {}: {record:?}", open - contribution.round))?;
+                let terms = &self.charter.document.merge;
+                let again = shares(&terms.weighting, cap, terms.staleness_exponent, weights);
+                for (record, again) in weights.iter().zip(&again) {
+                    let is_same = (record.weight - again).abs() < 1e-9;
+                    require(is_same, || format!("the charter gives {} the weight {again}: {record:?}", record.member))?;
+                    let round = self.open()?.round;
+                    let own = self.counted(round, &record.member).ok_or("a weight for nothing")?;
+                    let is_age = own.round + record.staleness == round;
+                    require(is_age, || format!("{} is not {} rounds late", record.member, record.staleness))?;
+                    let limit = self.charter.document.rounds.late_rounds;
+                    require(record.staleness <= limit, || format!("{record:?} is later than the charter's {limit}"))?;
                 }
-                let are_in_time = weights.iter().all(|record| record.staleness == 0);
-                let is_equal = weights.windows(2).all(|pair| (pair[0].weight - pair[1].weight).abs() < 1e-12);
-                let must_be = self.charter.document.merge.weighting.is_uniform();
-                require(is_equal || !must_be || !are_in_time, || format!("uniform weights differ: {weights:?}"))?;
                 let needed = self.charter.document.rounds.min_contributions as usize;
                 require(weights.len() >= needed, || format!("a merge of {}, fewer than {needed}", weights.len()))
             }
@@ -161,9 +205,100 @@ impl Checks {
         require(number <= self.charter.document.rounds.num_rounds, || "a round too many".into())?;
         require(Some(announcement.base) == self.base_after(number - 1), || "the chain of bases is broken".into())?;
         require(self.charter.document.check_time(at).is_ok(), || "a round under an expired charter".into())?;
+        let terms = &self.charter.document.rounds;
+        let window_ms = announcement.closes_at.as_ms() - announcement.opened_at.as_ms();
+        require(window_ms == terms.window_ms, || format!("a window of {window_ms} ms"))?;
         self.announcements.push(announcement.clone());
         self.num_refusals.clear();
+        let away = self.attendances.iter().filter(|(_, (_, is_present))| !is_present);
+        self.were_away = away.map(|(member, _)| member.clone()).collect();
         Ok(())
+    }
+
+    fn refused(&mut self, member: &MemberName) -> Result<(), Violation> {
+        let num_refusals = self.num_refusals.entry(member.clone()).or_default();
+        *num_refusals += 1;
+        require(*num_refusals <= Coordinator::MAX_REFUSALS, || format!("{member} fills the log"))
+    }
+
+    fn attended(&mut self, signed: &Signed<Attendance>) -> Result<(), Violation> {
+        let attendance = &signed.document;
+        let key = self.charter.document.members.get(&attendance.member).ok_or("a stranger leaves")?;
+        signed.verify_by(key).map_err(|e| format!("a forged attendance was recorded: {e}"))?;
+        require(attendance.charter == self.charter_digest, || "an attendance under another charter".into())?;
+        let known = self.attendances.entry(attendance.member.clone()).or_insert((0, true));
+        require(attendance.number > known.0, || format!("{} is replayed", attendance.member))?;
+        *known = (attendance.number, attendance.is_present);
+        if !attendance.is_present {
+            self.were_away.insert(attendance.member.clone());
+        }
+        Ok(())
+    }
+
+    /// A contribution to a round that ended or whose window closed counts in a later one.
+    fn comes_late(&mut self, at: Timestamp, into: u32, signed: &Signed<Contribution>) -> Result<(), Violation> {
+        let contribution = &signed.document;
+        let Contribution { member, round, .. } = contribution;
+        let key = self.charter.document.members.get(member).ok_or("a stranger contributed late")?;
+        signed.verify_by(key).map_err(|e| format!("a forged late contribution was recorded: {e}"))?;
+        require(contribution.charter == self.charter_digest, || "late under another charter".into())?;
+        let announced = (*round as usize).checked_sub(1).and_then(|n| self.announcements.get(n));
+        let announced = announced.ok_or("late for a round that never was")?;
+        require(contribution.base == announced.base, || "a late contribution mixes two rounds".into())?;
+        // A round that waits neither for who is away nor for who is late in it ends before its window does.
+        let is_over = at >= announced.closes_at
+            || self.outcomes.len() >= *round as usize
+            || self.late.contains_key(&(*round, member.clone()))
+            || self.were_away.contains(member);
+        require(is_over, || format!("{member} is called late before the window closed"))?;
+        let terms = &self.charter.document.rounds;
+        let is_allowed = into > *round && into - round <= terms.late_rounds && into <= terms.num_rounds;
+        require(is_allowed, || format!("round {round} may not count in {into}: {terms:?}"))?;
+        require(into as usize > self.outcomes.len(), || "late into a round that has ended".into())?;
+        let key = (*round, member.clone());
+        let is_first =
+            !self.received.contains_key(&key) && !self.declined.contains(&key) && !self.late_for.contains_key(&key);
+        require(is_first, || format!("{member} answers round {round} twice, once of it late"))?;
+        self.late_for.insert(key, (into, contribution.weights));
+        self.late.insert((into, member.clone()), contribution.clone());
+        Ok(())
+    }
+
+    /// What counts for a member in a round: what it trained for it, or what it was late with.
+    fn counted(&self, round: u32, member: &MemberName) -> Option<&Contribution> {
+        let key = (round, member.clone());
+        self.received.get(&key).or_else(|| self.late.get(&key))
+    }
+
+    pub(crate) fn num_late(&self) -> u64 {
+        self.late_for.len() as u64
+    }
+
+    /// A node learned which chunks of a contribution the coordinator lacks.
+    pub(crate) fn upload_begins(&mut self, node: usize, model: Digest, lacking: &[Digest]) {
+        self.uploads.entry((node, model)).or_default().begins(lacking.len());
+    }
+
+    pub(crate) fn chunk_pushed(&mut self, node: usize, model: Digest) -> Result<(), Violation> {
+        self.uploads.entry((node, model)).or_default().sends(node)
+    }
+
+    /// A node begins to fetch what it lacks of a base.
+    pub(crate) fn download_begins(&mut self, node: usize, model: Digest, lacking: &[Digest]) {
+        self.downloads.entry((node, model)).or_default().begins(lacking.len());
+    }
+
+    pub(crate) fn chunk_pulled(&mut self, node: usize, model: Digest) -> Result<(), Violation> {
+        self.downloads.entry((node, model)).or_default().sends(node)
+    }
+
+    /// At the end all who followed to the end are on one base.
+    pub(crate) fn end<'a>(&self, nodes: impl Iterator<Item = &'a Node>) -> Result<(), Violation> {
+        let num_rounds = self.charter.document.rounds.num_rounds as usize;
+        let followed = nodes.filter(|node| node.last_outcome().is_some_and(|outcome| outcome.is_last));
+        let bases: BTreeSet<_> = followed.filter_map(Node::base).collect();
+        require(bases.len() <= 1, || format!("nodes end on several bases: {bases:?}"))?;
+        require(self.outcomes.len() <= num_rounds, || "a round too many ended".into())
     }
 
     fn contributed(&mut self, at: Timestamp, signed: &Signed<Contribution>) -> Result<(), Violation> {
@@ -181,82 +316,35 @@ impl Checks {
         Ok(())
     }
 
-    /// A member has one answer in a round. One in time takes the place of a late one.
     fn first_answer(&self, round: u32, member: &MemberName) -> Result<(), Violation> {
         let key = (round, member.clone());
-        let known = self.received.get(&key);
-        let is_first = known.is_none_or(|known| known.round < round) && !self.declined.contains(&key);
+        let is_first =
+            !self.received.contains_key(&key) && !self.declined.contains(&key) && !self.late_for.contains_key(&key);
         require(is_first && self.open()?.round == round, || format!("{member} has two answers in round {round}"))
     }
 
-    fn refused(&mut self, member: &MemberName) -> Result<(), Violation> {
-        let num_refusals = self.num_refusals.entry(member.clone()).or_default();
-        *num_refusals += 1;
-        require(*num_refusals <= Coordinator::MAX_REFUSALS, || format!("{member} fills the log"))
-    }
-
-    fn attended(&mut self, signed: &Signed<Attendance>) -> Result<(), Violation> {
-        let attendance = &signed.document;
-        let key = self.charter.document.members.get(&attendance.member).ok_or("a stranger left")?;
-        signed.verify_by(key).map_err(|e| format!("a forged attendance was recorded: {e}"))?;
-        let last = self.attendances.insert(attendance.member.clone(), attendance.clone());
-        let is_next = attendance.number > last.map_or(0, |last| last.number);
-        require(is_next, || format!("an old attendance of {} was taken", attendance.member))
-    }
-
-    /// A late contribution was missed in its round, comes from that round's base, and counts once, as late as the charter allows.
-    fn late(
-        &mut self,
-        at: Timestamp,
-        round: u32,
-        member: &MemberName,
-        taken: &LateContribution,
-    ) -> Result<(), Violation> {
-        let LateContribution { into, contribution: signed } = taken;
-        let contribution = &signed.document;
-        let key = self.charter.document.members.get(member).ok_or("a stranger is late")?;
-        signed.verify_by(key).map_err(|e| format!("a forged late contribution was recorded: {e}"))?;
-        let fits = contribution.round == round
-            && contribution.member == *member
-            && contribution.charter == self.charter_digest
-            && self.base_after(round - 1) == Some(contribution.base);
-        require(fits, || "a late contribution to nothing was recorded".into())?;
-        let key = (round, member.clone());
-        let (known, has_declined) = (self.received.get(&key), self.declined.contains(&key));
-        let has_answered = known.is_some_and(|known| known.round == round) || has_declined;
-        require(!has_answered, || format!("{member} was not missing in round {round}"))?;
-        let is_over = match self.outcomes.get(round as usize - 1) {
-            Some(_) => true,
-            // A round that waits neither for who is away nor for who is late in it ends before its window does.
-            None => at >= self.open()?.closes_at || known.is_some() || self.attendances.contains_key(member),
-        };
-        require(is_over, || format!("{member} was not late in round {round}"))?;
-        let terms = &self.charter.document.rounds;
-        let ended = u32::try_from(self.outcomes.len()).expect("a few");
-        let counts = *into > round && *into <= terms.num_rounds && into - round <= terms.late_rounds;
-        require(counts && (ended + 1..=ended + 2).contains(into), || format!("round {round} counts in {into}"))?;
-        let known = self.received.insert((*into, member.clone()), contribution.clone());
-        require(known.is_none_or(|known| known.round < round), || format!("{member} has two answers in round {into}"))
-    }
-
-    /// A poisoned contribution is never accepted, by facts measured here and not by the machine.
+    /// Sound contributions are accepted and poisoned ones are not, by facts measured here and not by the machine.
     fn judged(&self, round: u32, member: &MemberName, verdict: &Verdict, blobs: &Blobs) -> Result<(), Violation> {
-        if !matches!(verdict, Verdict::Accepted { .. }) {
-            return Ok(());
-        }
         let terms = &self.charter.document.screening;
-        let contribution = self.received.get(&(round, member.clone())).ok_or("a verdict on nothing")?;
-        let base = blobs.find(&contribution.base).ok_or("the base is lost")?;
-        let open_base = blobs.find(&self.open()?.base).ok_or("the base is lost")?;
-        let weights = blobs.find(&contribution.weights).ok_or("contributed weights are lost")?;
-        let floor = open_base.open_bpb() * (1.0 + terms.max_bpb_rise);
-        let is_sound = match weights.screening(base, member) {
-            Screening::Measured { relative_change, bpb, .. } => {
+        let open = self.open()?;
+        require(open.round == round, || "a verdict of another round".into())?;
+        let contribution = self.counted(round, member).ok_or("a verdict on nothing")?;
+        let trained_from = blobs.find(&contribution.base).ok_or("the base is lost")?;
+        let floor = blobs.find(&open.base).ok_or("the base is lost")?.open_bpb() * (1.0 + terms.max_bpb_rise);
+        let weights = blobs.find(&contribution.weights);
+        let is_sound = match weights.map(|weights| weights.screening(trained_from, member)) {
+            Some(Screening::Measured { relative_change, bpb, .. }) => {
                 relative_change <= terms.max_relative_change && bpb.is_some_and(|bpb| bpb <= floor)
             }
             _ => false,
         };
-        require(is_sound, || format!("poisoned weights of {member} were accepted: {weights:?}"))
+        match verdict {
+            Verdict::Accepted { .. } => require(is_sound, || format!("poisoned weights of {member} were accepted")),
+            Verdict::Refused { reasons } => require(!is_sound && !reasons.is_empty(), || {
+                format!("sound weights of {member} were refused: {reasons:?}")
+            }),
+            other => Err(format!("screening {member} ends with {other:?}")),
+        }
     }
 
     fn ended(&mut self, outcome: &Outcome, blobs: &Blobs) -> Result<(), Violation> {
@@ -264,11 +352,29 @@ impl Checks {
         require(outcome.round == open.round, || "an outcome of another round".into())?;
         let members: Vec<_> = self.charter.document.members.keys().collect();
         require(outcome.verdicts.keys().collect::<Vec<_>>() == members, || "a member without a verdict".into())?;
-        for ((_, member), confirmed) in self.confirmed.iter().filter(|((round, _), _)| *round == outcome.round) {
-            let received = self.received.get(&(outcome.round, member.clone()));
-            let is_there = received.is_some_and(|found| stands_for(found, confirmed));
-            let is_judged = matches!(outcome.verdicts[member], Verdict::Accepted { .. } | Verdict::Refused { .. });
-            require(is_there && is_judged, || format!("a confirmed contribution of {member} is lost"))?;
+        for ((round, member), weights) in &self.confirmed {
+            let key = (*round, member.clone());
+            let counts_in = match (self.received.get(&key), self.late_for.get(&key)) {
+                (Some(received), _) if received.weights == *weights => *round,
+                (_, Some((into, late))) if late == weights => *into,
+                _ => *round,
+            };
+            if counts_in == outcome.round {
+                // A newer one of the same member may have come in its place.
+                let counted = self.counted(counts_in, member);
+                let is_there = counted.is_some_and(|counted| counted.weights == *weights || counted.round > *round);
+                let is_judged = matches!(outcome.verdicts[member], Verdict::Accepted { .. } | Verdict::Refused { .. });
+                require(is_there && is_judged, || format!("a confirmed contribution of {member} is lost"))?;
+            }
+        }
+        for (member, verdict) in &outcome.verdicts {
+            let is_answer = match verdict {
+                Verdict::Declined { .. } => self.declined.contains(&(outcome.round, member.clone())),
+                Verdict::Away { .. } => self.were_away.contains(member),
+                Verdict::Missing => self.counted(outcome.round, member).is_none(),
+                Verdict::Accepted { .. } | Verdict::Refused { .. } => self.counted(outcome.round, member).is_some(),
+            };
+            require(is_answer, || format!("{member} never answered round {} so: {verdict:?}", outcome.round))?;
         }
         let accepted = |(member, verdict): (&MemberName, &Verdict)| {
             matches!(verdict, Verdict::Accepted { .. }).then(|| member.clone())
@@ -277,22 +383,49 @@ impl Checks {
         match outcome.result {
             RoundResult::Abandoned { .. } => {
                 require(outcome.base == open.base, || "an abandoned round changed the base".into())?;
+                let merged = self.merged(outcome, blobs)?;
+                let needed = self.charter.document.rounds.min_contributions as usize;
+                let has_reason = match merged {
+                    Some(merged) => !self.passes_gate(&merged, blobs)?,
+                    None => accepted.len() < needed || !self.cap_is_feasible(accepted.len()),
+                };
+                require(has_reason, || format!("round {} was abandoned without a reason", outcome.round))?;
             }
             RoundResult::Published { .. } => {
                 self.states = self.latest_states.clone();
                 let merged: Vec<_> = outcome.weights.iter().map(|record| record.member.clone()).collect();
                 require(merged == accepted, || format!("merged {merged:?}, accepted {accepted:?}"))?;
-                let input = |record: &WeightRecord| {
-                    let contribution = self.received.get(&(outcome.round, record.member.clone()))?;
-                    Some((blobs.find(&contribution.weights)?, record.weight))
-                };
-                let inputs: Option<Vec<_>> = outcome.weights.iter().map(input).collect();
-                let again = Vector::merged(&inputs.ok_or("a merged contribution is lost")?).digest();
-                require(again == outcome.base, || "the published base is not the merge of the accepted".into())?;
+                let again = self.merged(outcome, blobs)?.ok_or("a base of nothing")?;
+                require(again.digest() == outcome.base, || {
+                    "the published base is not the merge of the accepted".into()
+                })?;
+                require(self.passes_gate(&again, blobs)?, || "the gate let a base pass that it must stop".into())?;
             }
         }
         self.outcomes.push(outcome.clone());
         Ok(())
+    }
+
+    /// What the weights of an outcome make of the contributions; none where nothing was merged.
+    fn merged(&self, outcome: &Outcome, blobs: &Blobs) -> Result<Option<Vector>, Violation> {
+        let input = |record: &WeightRecord| {
+            let contribution = self.counted(outcome.round, &record.member)?;
+            Some((blobs.find(&contribution.weights)?.clone(), record.weight))
+        };
+        let inputs: Option<Vec<_>> = outcome.weights.iter().map(input).collect();
+        let inputs = inputs.ok_or("a merged contribution is lost")?;
+        Ok((!inputs.is_empty()).then(|| Vector::merged(&inputs)))
+    }
+
+    fn passes_gate(&self, model: &Vector, blobs: &Blobs) -> Result<bool, Violation> {
+        let terms = &self.charter.document;
+        let adopted = blobs.find(&terms.base).ok_or("the adopted base is lost")?;
+        Ok(model.open_bpb() <= adopted.open_bpb() * (1.0 + terms.gate.max_bpb_rise))
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a number of members")]
+    fn cap_is_feasible(&self, num_accepted: usize) -> bool {
+        self.charter.document.merge.influence_cap * num_accepted as f64 >= 1.0 - 1e-9
     }
 
     /// The coordinator's driver merges.
@@ -308,12 +441,15 @@ impl Checks {
         require(expected == found, || format!("the method goes on from {found:?}, not from {expected:?}"))
     }
 
-    /// The coordinator told a member that its contribution arrived: it counts in some round, or the member's newer one does.
+    /// The coordinator tells a member that its contribution arrived: it is in the log.
     pub(crate) fn confirmed(&mut self, contribution: &Contribution) -> Result<(), Violation> {
-        let of_member = self.received.iter().filter(|((_, member), _)| *member == contribution.member);
-        let mut counting = of_member.filter(|(_, found)| stands_for(found, contribution));
-        let ((into, _), _) = counting.next().ok_or("a contribution was confirmed that is not in the log")?;
-        self.confirmed.insert((*into, contribution.member.clone()), contribution.clone());
+        let key = (contribution.round, contribution.member.clone());
+        let same = |known: &Contribution| known.weights == contribution.weights;
+        let is_recorded = self.received.get(&key).is_some_and(same)
+            || self.late_for.get(&key).is_some_and(|(_, weights)| *weights == contribution.weights)
+            || self.late.get(&key).is_some_and(same);
+        require(is_recorded, || format!("a contribution of {} is confirmed and not in the log", contribution.member))?;
+        self.confirmed.insert(key, contribution.weights);
         Ok(())
     }
 

@@ -6,9 +6,9 @@ use tapestry_round::{Blame, Contribution, News, RoundError};
 
 use crate::Sabotage;
 use crate::checks::Violation;
-use crate::model::Vector;
+use crate::model::{Manifest, Vector};
 use crate::network::{Happening, Message, Party};
-use crate::role::Taken;
+use crate::role::{Fate, Taken};
 use crate::scenario;
 use crate::world::World;
 
@@ -19,6 +19,7 @@ fn version_of(state: &Coordinator) -> u64 {
 
 impl World {
     pub(crate) fn coordinator_starts(&mut self) -> Result<(), Violation> {
+        self.pushed.clear();
         if self.coordinator.state().is_some_and(|state| state.charter().is_none()) {
             let charter = self.scenario.charter.clone();
             self.must_take(CoordinatorInput::AdoptCharter(charter))?;
@@ -43,7 +44,7 @@ impl World {
     fn coordinator_takes(&mut self, input: CoordinatorInput) -> Result<Result<(), RoundError>, Violation> {
         let (clock_ms, probability) = (self.clock_ms(Party::Coordinator), self.crash_probability());
         let random = &mut self.random;
-        match self.coordinator.input(clock_ms, input, &mut || Self::crash_of(random, probability))? {
+        match self.coordinator.input(clock_ms, input, &mut || Self::fate_of(random, probability))? {
             Ok(taken) => self.coordinator_wrote(taken).map(Ok),
             Err(error) => Ok(Err(error)),
         }
@@ -54,6 +55,7 @@ impl World {
         for (at, event) in &taken.events {
             self.tell(|| format!("coordinator writes {}", event.name()));
             self.checks.coordinator_event(*at, event, &self.blobs)?;
+            self.num_entries += 1;
             is_news |= matches!(event, CoordinatorEvent::RoundAnnounced { .. } | CoordinatorEvent::Ended { .. });
         }
         if taken.died {
@@ -75,16 +77,21 @@ impl World {
         }
     }
 
-    /// What the coordinator tells everybody, signed.
-    fn news(&self) -> Option<News> {
+    /// What the coordinator tells everybody, signed. It is signed once: a signature of the same document is the same.
+    fn news(&mut self) -> Option<News> {
         let state = self.coordinator.state()?;
+        let version = version_of(state);
+        if let Some(news) = self.news.as_ref().filter(|news| news.version == version) {
+            return Some(news.clone());
+        }
         let key = self.coordinator.key();
         let sign = |announcement: &_| Signed::by(Clone::clone(announcement), key).expect("canonical");
-        Some(News {
-            version: version_of(state),
+        self.news = Some(News {
+            version,
             announcement: state.round().map(|round| sign(&round.announcement)),
             outcome: state.outcomes().last().map(|outcome| Signed::by(outcome.clone(), key).expect("canonical")),
-        })
+        });
+        self.news.clone()
     }
 
     pub(crate) fn coordinator_hears(&mut self, from: Party, message: Message) -> Result<(), Violation> {
@@ -95,12 +102,26 @@ impl World {
             (Party::Node(node), Message::Ask { version }) if self.coordinator.state().map(version_of) != version => {
                 self.send_news(node);
             }
-            (Party::Node(_), Message::Pull(digest)) => {
-                if let Some(model) = self.blobs.find(&digest) {
-                    self.send(Party::Coordinator, from, Message::Model(model.clone()));
+            (Party::Node(_), Message::PullManifest { connection, model }) => {
+                if let Some(manifest) = self.store.manifest(&model).cloned() {
+                    self.send(Party::Coordinator, from, Message::Manifest { connection, model, manifest });
                 }
             }
-            (_, Message::Contribute(signed, weights)) => self.hears_contribution(from, signed, weights)?,
+            (Party::Node(_), Message::Pull { connection, chunk: digest }) => {
+                if let Some(chunk) = self.store.chunk(&digest) {
+                    self.send(Party::Coordinator, from, Message::Pulled { connection, digest, chunk });
+                }
+            }
+            (Party::Node(_), Message::Offer { connection, manifest }) => {
+                // What is said to be here is durable.
+                self.store.sync();
+                let chunks = self.store.lacks(&manifest);
+                self.send(Party::Coordinator, from, Message::Lacking { connection, chunks });
+            }
+            (Party::Node(node), Message::Push { connection, digest, chunk }) if chunk.digest() == digest => {
+                self.chunk_arrives(node, connection, digest, chunk);
+            }
+            (_, Message::Contribute(signed, manifest)) => self.hears_contribution(from, signed, manifest)?,
             (_, Message::Decline(decline)) => {
                 let sender = self.key_of(from);
                 let round = decline.document.round;
@@ -113,23 +134,73 @@ impl World {
                 let answer = self.coordinator_takes(CoordinatorInput::Attend { sender, attendance })?;
                 self.answer(from, answer, Message::AttendanceConfirmed { number }, None)?;
             }
-            // No news is not told, and nobody else has anything to say to a coordinator.
+            // No news is not told, a chunk under a false name is not kept, and nobody else has anything to say to a coordinator.
             _ => {}
         }
         Ok(())
+    }
+
+    fn chunk_arrives(
+        &mut self,
+        node: usize,
+        connection: u64,
+        digest: tapestry_core::Digest,
+        chunk: crate::model::Chunk,
+    ) {
+        let probability = self.crash_probability();
+        match Self::fate_of(&mut self.random, probability) {
+            Fate::DiskFull => {
+                self.tell(|| "the coordinator's disk is full".into());
+                return;
+            }
+            Fate::DiesBefore => return self.died(Party::Coordinator),
+            Fate::DiesUnsynced => {
+                self.store.write_chunk(digest, chunk);
+                return self.died(Party::Coordinator);
+            }
+            Fate::DiesAfter => {
+                self.store.write_chunk(digest, chunk);
+                self.store.sync();
+                return self.died(Party::Coordinator);
+            }
+            Fate::Done => self.store.write_chunk(digest, chunk),
+        }
+        if self.sabotage == Some(Sabotage::ConfirmsUnsyncedChunks) {
+            self.send(Party::Coordinator, Party::Node(node), Message::Held { connection, digest });
+            return;
+        }
+        // Chunks are made durable together, and then confirmed.
+        if self.pushed.is_empty() {
+            let at_ms = self.now_ms + self.random.between(1, if self.is_calm() { 5 } else { 300 });
+            self.plan(at_ms, Happening::ChunksSynced { life: self.coordinator.life() });
+        }
+        self.pushed.push((node, connection, digest));
+    }
+
+    pub(crate) fn chunks_synced(&mut self, life: u32) {
+        if self.coordinator.state().is_none() || self.coordinator.life() != life {
+            return;
+        }
+        self.store.sync();
+        for (node, connection, digest) in std::mem::take(&mut self.pushed) {
+            self.send(Party::Coordinator, Party::Node(node), Message::Held { connection, digest });
+        }
     }
 
     fn hears_contribution(
         &mut self,
         from: Party,
         contribution: Signed<Contribution>,
-        weights: Vector,
+        manifest: Manifest,
     ) -> Result<(), Violation> {
         // The chunks come first: a contribution whose weights are not there is not looked at.
-        if weights.digest() != contribution.document.weights {
+        if manifest.digest() != contribution.document.weights || !self.store.lacks(&manifest).is_empty() {
             return Ok(());
         }
-        self.blobs.put(weights);
+        self.store.write_manifest(manifest);
+        if self.sabotage != Some(Sabotage::ConfirmsUnsyncedChunks) {
+            self.store.sync();
+        }
         let (sender, document) = (self.key_of(from), contribution.document.clone());
         let answer = self.coordinator_takes(CoordinatorInput::Contribute { sender, contribution })?;
         if answer.is_ok() && self.coordinator.state().is_some() {
@@ -161,13 +232,17 @@ impl World {
         let sender = self.key_of(to);
         let member = state.charter().and_then(|charter| charter.document.member_of(sender).ok().cloned());
         let events: Vec<_> = member.and_then(|member| state.refusal(&member, &error)).into_iter().collect();
-        if let Some(refusal) = refusal {
-            self.send(Party::Coordinator, to, refusal);
-        }
-        let (now, probability) = (self.coordinator.now(self.clock_ms(Party::Coordinator)), self.crash_probability());
+        self.tell(|| format!("coordinator does not take it: {error}"));
+        let now = self.coordinator.now(self.clock_ms(Party::Coordinator));
+        let probability = self.crash_probability();
         let random = &mut self.random;
-        let taken = self.coordinator.write(now, events, &mut || Self::crash_of(random, probability))?;
-        self.coordinator_wrote(taken)
+        let taken = self.coordinator.write(now, events, &mut || Self::fate_of(random, probability))?;
+        self.coordinator_wrote(taken)?;
+        match refusal {
+            Some(refusal) if self.coordinator.state().is_some() => self.send(Party::Coordinator, to, refusal),
+            _ => {}
+        }
+        Ok(())
     }
 
     fn start_coordinator_work(&mut self) {
@@ -199,16 +274,17 @@ impl World {
         if !is_done {
             return Ok(());
         }
-        let input = self.result(effect)?;
+        let Some(input) = self.result(effect)? else { return Ok(()) };
         match self.coordinator_takes(input)? {
             Err(error) if was_due => Err(format!("a result that was due is not taken: {error}")),
             _ => Ok(()),
         }
     }
 
-    fn result(&mut self, effect: &CoordinatorEffect) -> Result<CoordinatorInput, Violation> {
-        let find = |digest| self.blobs.find(digest).ok_or_else(|| format!("{effect:?} lacks a blob"));
-        Ok(match effect {
+    /// What came of the work; none where its result could not be stored.
+    fn result(&mut self, effect: &CoordinatorEffect) -> Result<Option<CoordinatorInput>, Violation> {
+        let find = |digest| self.store.find(digest).ok_or_else(|| format!("{effect:?} lacks a blob"));
+        Ok(Some(match effect {
             CoordinatorEffect::MeasureBase { base } => {
                 CoordinatorInput::BaseMeasured { base: *base, bpb: find(base)?.open_bpb() }
             }
@@ -217,7 +293,10 @@ impl World {
                 CoordinatorInput::CommunityMeasured { base: *base, member: member.clone(), bpb }
             }
             CoordinatorEffect::Screen { round, member, base, weights } => {
-                let screening = find(weights)?.screening(find(base)?, member);
+                let screening = match self.sabotage {
+                    Some(Sabotage::ScreensNothing) => find(base)?.screening(&find(base)?, member),
+                    _ => find(weights)?.screening(&find(base)?, member),
+                };
                 CoordinatorInput::Screened { round: *round, member: member.clone(), weights: *weights, screening }
             }
             CoordinatorEffect::Merge(work) => {
@@ -228,22 +307,26 @@ impl World {
                     merged = merged.trained(0, &mut self.random);
                 }
                 self.checks.merging(work)?;
+                if !self.keep(Party::Coordinator, &merged) {
+                    return Ok(None);
+                }
                 // The state of a method that keeps one: here, any vector that follows from the merge.
-                let num_states = work.method.demands().num_states;
-                let states = (0..num_states).map(|_| self.blobs.put(merged.clone())).collect();
-                CoordinatorInput::Merged { round: work.round, model: self.blobs.put(merged), states }
+                let states = vec![merged.digest(); work.method.demands().num_states];
+                CoordinatorInput::Merged { round: work.round, model: merged.digest(), states }
             }
             CoordinatorEffect::MeasureMerged { round, model } => {
-                CoordinatorInput::MergedMeasured { round: *round, model: *model, bpb: find(model)?.open_bpb() }
+                let bpb = find(model)?.open_bpb();
+                let bpb = if self.sabotage == Some(Sabotage::OpensTheGate) { 1.0 } else { bpb };
+                CoordinatorInput::MergedMeasured { round: *round, model: *model, bpb }
             }
-        })
+        }))
     }
 
     pub(crate) fn key_of(&self, party: Party) -> tapestry_core::PublicKey {
         match party {
             Party::Coordinator => self.coordinator.key().public(),
             Party::Node(node) => self.nodes[node].role.key().public(),
-            Party::Stranger => scenario::key(scenario::STRANGER).public(),
+            Party::Stranger | Party::Mirror => scenario::key(scenario::STRANGER).public(),
         }
     }
 }

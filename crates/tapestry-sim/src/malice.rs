@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tapestry_core::{Digest, SecretKey, Signed};
 use tapestry_round::{Announcement, Attendance, Contribution, Decline, News, Outcome, RoundResult};
 
-use crate::model::{Poison, Vector};
+use crate::model::{Manifest, Poison, Vector};
 use crate::network::{Message, Party};
 use crate::scenario::{Character, STRANGER, key};
 use crate::world::World;
@@ -43,19 +43,26 @@ impl World {
         if seen.is_empty() {
             return;
         }
-        if self.random.chance(0.1) {
-            return self.send_somebody_away(from, own);
-        }
         // The newest is the most tempting: its round is still open.
         let at = if self.random.chance(0.6) { seen.len() - 1 } else { self.random.index(seen.len()) };
         let (signed, weights) = seen[at].clone();
         let mine = self.scenario.members.iter().find(|m| m.key.public() == own.public()).map(|m| m.name.clone());
         let own_name = mine.unwrap_or_else(|| "stranger".parse().expect("a name"));
         let honest = signed.document.clone();
-        let poisoned = weights.poisoned(Poison::Huge, &mut self.random);
+        let model = self.blobs.find(&honest.weights).cloned().unwrap_or_else(Vector::adopted);
+        let poisoned_model = model.poisoned(Poison::Huge, &mut self.random);
+        let poisoned = poisoned_model.manifest();
         let sign = |document: Contribution| Signed::by(document, own).expect("canonical");
         let other = Digest::of(&self.random.next().to_le_bytes());
-        let message = match self.random.below(9) {
+        let attendance = |random: &mut crate::random::Random, member| Attendance {
+            charter: honest.charter,
+            member,
+            number: random.between(1, 3),
+            is_present: random.chance(0.5),
+            reason: "x".repeat(random.index(2 * Decline::MAX_REASON_BYTES)),
+        };
+        self.push_all(from, &poisoned_model);
+        let message = match self.random.below(12) {
             // Somebody else's contribution, as it is.
             0 => Message::Contribute(signed, weights),
             // Under somebody else's name.
@@ -81,6 +88,23 @@ impl World {
             }
             // Weights that were never sent.
             7 => Message::Contribute(sign(Contribution { member: own_name, weights: other, ..honest }), weights),
+            // Something that is no weights at all.
+            8 => {
+                let document = Contribution { member: own_name, weights: weights_of_nothing().digest(), ..honest };
+                Message::Contribute(sign(document), weights_of_nothing())
+            }
+            // Somebody's word that is old.
+            9 if self.random.chance(0.5) && self.attendances_seen().next().is_some() => {
+                let num_seen = self.attendances_seen().count();
+                let number = self.random.index(num_seen);
+                Message::Attend(self.attendances_seen().nth(number).expect("counted").clone())
+            }
+            9 => {
+                let member = if self.random.chance(0.5) { own_name } else { honest.member.clone() };
+                Message::Attend(Signed::by(attendance(&mut self.random, member), own).expect("canonical"))
+            }
+            // An old round's, again, with the signature that it had, as if it were late.
+            10 => Message::Contribute(self.oldest_of(&own_name).unwrap_or(signed), weights),
             _ => {
                 let member = if self.random.chance(0.5) { own_name } else { honest.member };
                 let reason = "x".repeat(self.random.index(2 * Decline::MAX_REASON_BYTES));
@@ -91,24 +115,27 @@ impl World {
         self.send(from, Party::Coordinator, message);
     }
 
-    /// A member is said to leave or to be back, by a message of its own that is old, or by somebody else.
-    fn send_somebody_away(&mut self, from: Party, own: &SecretKey) {
-        let seen = self.seen.iter().filter_map(|message| match message {
-            Message::Attend(signed) => Some(signed.clone()),
+    /// Puts chunks where anybody may put them: they are content, and nothing follows from them.
+    fn push_all(&mut self, from: Party, model: &Vector) {
+        let connection = self.connects();
+        for chunk in model.chunks() {
+            let digest = if self.random.chance(0.1) { Digest::of(b"false") } else { chunk.digest() };
+            self.send(from, Party::Coordinator, Message::Push { connection, digest, chunk });
+        }
+    }
+
+    fn attendances_seen(&self) -> impl Iterator<Item = &Signed<Attendance>> {
+        self.seen.iter().filter_map(|message| match message {
+            Message::Attend(signed) => Some(signed),
             _ => None,
-        });
-        let seen: Vec<_> = seen.collect();
-        let message = match self.random.below(3) {
-            0 if !seen.is_empty() => Message::Attend(seen[self.random.index(seen.len())].clone()),
-            _ => {
-                let member = self.scenario.members[self.random.index(self.nodes.len())].name.clone();
-                let charter = self.scenario.charter.digest().expect("canonical");
-                let (number, is_present) = (self.random.below(4), self.random.chance(0.5));
-                let attendance = Attendance { charter, member, number, is_present, reason: String::new() };
-                Message::Attend(Signed::by(attendance, own).expect("canonical"))
-            }
-        };
-        self.send(from, Party::Coordinator, message);
+        })
+    }
+
+    fn oldest_of(&self, member: &tapestry_core::MemberName) -> Option<Signed<Contribution>> {
+        self.seen.iter().find_map(|message| match message {
+            Message::Contribute(signed, _) if signed.document.member == *member => Some(signed.clone()),
+            _ => None,
+        })
     }
 
     /// News that the coordinator never signed.
@@ -150,4 +177,9 @@ impl World {
             forged.signatures = real.signatures;
         }
     }
+}
+
+/// A manifest of no chunks, which are all there.
+const fn weights_of_nothing() -> Manifest {
+    Manifest(vec![])
 }

@@ -11,6 +11,31 @@ use crate::random::Random;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Vector(Vec<f64>);
 
+/// A part of a model that travels and is stored as one: here, one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Chunk(u64);
+
+/// The chunks of a model, by their digests, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Manifest(pub(crate) Vec<Digest>);
+
+impl Chunk {
+    pub(crate) fn digest(self) -> Digest {
+        Digest::of(&self.0.to_le_bytes())
+    }
+
+    /// Other bytes of the same length.
+    pub(crate) const fn spoiled(self) -> Self {
+        Self(self.0 ^ 1)
+    }
+}
+
+impl Manifest {
+    pub(crate) fn digest(&self) -> Digest {
+        Digest::of(&self.0.iter().flat_map(|digest| *digest.as_bytes()).collect::<Vec<u8>>())
+    }
+}
+
 /// What a malicious member does to its weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Poison {
@@ -28,11 +53,23 @@ impl Vector {
 
     /// What a consortium adopts.
     pub(crate) fn adopted() -> Self {
-        Self(vec![0.5; Self::LEN])
+        Self(vec![0.5, 0.51, 0.49, 0.52])
     }
 
     pub(crate) fn digest(&self) -> Digest {
-        Digest::of(&self.0.iter().flat_map(|x| x.to_bits().to_le_bytes()).collect::<Vec<u8>>())
+        self.manifest().digest()
+    }
+
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = Chunk> {
+        self.0.iter().map(|x| Chunk(x.to_bits()))
+    }
+
+    pub(crate) fn manifest(&self) -> Manifest {
+        Manifest(self.chunks().map(Chunk::digest).collect())
+    }
+
+    pub(crate) fn from_chunks(chunks: impl Iterator<Item = Option<Chunk>>) -> Option<Self> {
+        chunks.map(|chunk| chunk.map(|chunk| f64::from_bits(chunk.0))).collect::<Option<_>>().map(Self)
     }
 
     /// Bits per byte on the open held-out text: best where every element is 1.
@@ -81,7 +118,7 @@ impl Vector {
     }
 
     /// The weighted sum, in the order given.
-    pub(crate) fn merged(inputs: &[(&Self, f64)]) -> Self {
+    pub(crate) fn merged(inputs: &[(Self, f64)]) -> Self {
         let mut sum = vec![0.0; Self::LEN];
         for (vector, weight) in inputs {
             sum.iter_mut().zip(&vector.0).for_each(|(sum, x)| *sum += weight * x);
@@ -96,18 +133,24 @@ fn own_optimum(member: usize) -> f64 {
     1.0 + 0.05 * (member as f64).sin()
 }
 
-/// Content-addressed vectors. Durable: a blob is synced before anything refers to it.
+/// Every model that was ever made, for the checks and for mirrors: no fault reaches it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Blobs(BTreeMap<Digest, Vector>);
+pub(crate) struct Blobs {
+    models: BTreeMap<Digest, Vector>,
+    chunks: BTreeMap<Digest, Chunk>,
+}
 
 impl Blobs {
-    pub(crate) fn put(&mut self, vector: Vector) -> Digest {
-        let digest = vector.digest();
-        self.0.insert(digest, vector);
-        digest
+    pub(crate) fn put(&mut self, vector: Vector) {
+        self.chunks.extend(vector.chunks().map(|chunk| (chunk.digest(), chunk)));
+        self.models.insert(vector.digest(), vector);
     }
 
     pub(crate) fn find(&self, digest: &Digest) -> Option<&Vector> {
-        self.0.get(digest)
+        self.models.get(digest)
+    }
+
+    pub(crate) fn chunk(&self, digest: &Digest) -> Option<Chunk> {
+        self.chunks.get(digest).copied()
     }
 }

@@ -7,7 +7,7 @@ use tapestry_round::coordinator::CoordinatorEffect;
 use tapestry_round::node::NodeEffect;
 use tapestry_round::{Attendance, Contribution, Decline, News};
 
-use crate::model::Vector;
+use crate::model::{Chunk, Manifest};
 
 /// Who can send and receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub(crate) enum Party {
     Coordinator,
     /// By the index of its member.
     Node(usize),
+    /// Somebody who holds what the coordinator has published, and serves it.
+    Mirror,
     /// Somebody whose key is in no charter.
     Stranger,
 }
@@ -26,14 +28,51 @@ pub(crate) enum Message {
     Ask {
         version: Option<u64>,
     },
-    /// Send me a model. Answered with it.
-    Pull(Digest),
-    /// Weights, and what is said about them.
-    Contribute(Signed<Contribution>, Vector),
+    /// Which chunks is this model made of? Answered with its manifest.
+    PullManifest {
+        connection: u64,
+        model: Digest,
+    },
+    Manifest {
+        connection: u64,
+        model: Digest,
+        manifest: Manifest,
+    },
+    /// Send me a chunk. Answered with it.
+    Pull {
+        connection: u64,
+        chunk: Digest,
+    },
+    /// A chunk that was asked for.
+    Pulled {
+        connection: u64,
+        digest: Digest,
+        chunk: Chunk,
+    },
+    /// Which of these chunks do you lack? Answered with `Lacking`.
+    Offer {
+        connection: u64,
+        manifest: Manifest,
+    },
+    Lacking {
+        connection: u64,
+        chunks: Vec<Digest>,
+    },
+    Push {
+        connection: u64,
+        digest: Digest,
+        chunk: Chunk,
+    },
+    /// A chunk is held, durably.
+    Held {
+        connection: u64,
+        digest: Digest,
+    },
+    /// What is said about weights whose chunks have arrived.
+    Contribute(Signed<Contribution>, Manifest),
     Decline(Signed<Decline>),
     Attend(Signed<Attendance>),
     News(Box<News>),
-    Model(Vector),
     /// The coordinator has a member's contribution to a round, durably.
     Confirmed {
         round: u32,
@@ -42,14 +81,39 @@ pub(crate) enum Message {
     NotTaken {
         round: u32,
     },
-    /// The coordinator knows, durably, that a member left or is back.
-    AttendanceConfirmed {
-        number: u64,
-    },
     /// The coordinator has a member's decline, durably.
     DeclineConfirmed {
         round: u32,
     },
+    /// The coordinator knows that a member has left or come back, durably.
+    AttendanceConfirmed {
+        number: u64,
+    },
+}
+
+impl Message {
+    /// Its name in the story.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Ask { .. } => "ask",
+            Self::PullManifest { .. } => "pull manifest",
+            Self::Manifest { .. } => "manifest",
+            Self::Pull { .. } => "pull",
+            Self::Pulled { .. } => "pulled",
+            Self::Offer { .. } => "offer",
+            Self::Lacking { .. } => "lacking",
+            Self::Push { .. } => "push",
+            Self::Held { .. } => "held",
+            Self::Contribute(..) => "contribute",
+            Self::Decline(_) => "decline",
+            Self::Attend(_) => "attend",
+            Self::News(_) => "news",
+            Self::Confirmed { .. } => "confirmed",
+            Self::NotTaken { .. } => "not taken",
+            Self::DeclineConfirmed { .. } => "decline confirmed",
+            Self::AttendanceConfirmed { .. } => "attendance confirmed",
+        }
+    }
 }
 
 /// Something that will happen.
@@ -78,6 +142,16 @@ pub(crate) enum Happening {
         effect: NodeEffect,
         is_done: bool,
     },
+    /// The coordinator's group of chunks is synced, and those who sent them are told.
+    ChunksSynced {
+        life: u32,
+    },
+    /// The operator of a node says otherwise how its member takes part.
+    ChangesMind {
+        node: usize,
+    },
+    /// Some clock jumps, forwards or back.
+    ClockJumps,
     /// Some role dies.
     Crash,
     Starts {
@@ -85,6 +159,18 @@ pub(crate) enum Happening {
     },
     /// Whoever means harm does some.
     Mischief,
+}
+
+impl Happening {
+    /// The role that something happens to.
+    pub(crate) const fn touches(&self) -> Option<Party> {
+        match self {
+            Self::Arrives { to: party, .. } | Self::Wakes { party, .. } | Self::Starts { party } => Some(*party),
+            Self::CoordinatorWorked { .. } | Self::ChunksSynced { .. } => Some(Party::Coordinator),
+            Self::NodeWorked { node, .. } | Self::ChangesMind { node } => Some(Party::Node(*node)),
+            Self::ClockJumps | Self::Crash | Self::Mischief => None,
+        }
+    }
 }
 
 /// A happening with its time; of two at one time the one that was planned first comes first.

@@ -12,9 +12,10 @@ use crate::model::Vector;
 use crate::network::{Happening, Message, Party};
 use crate::role::Taken;
 use crate::scenario::Character;
+use crate::transfer::Transfer;
 use crate::world::World;
 
-const TRANSFER: TransferMetrics = TransferMetrics { size_bytes: 32, wall_seconds: 0.001 };
+pub(crate) const TRANSFER: TransferMetrics = TransferMetrics { size_bytes: 32, wall_seconds: 0.001 };
 
 impl World {
     pub(crate) fn node_starts(&mut self, node: usize) -> Result<(), Violation> {
@@ -35,7 +36,6 @@ impl World {
         if self.nodes[node].role.state().is_none() {
             return Ok(());
         }
-        self.wander(node)?;
         let version = self.nodes[node].version;
         self.send(Party::Node(node), Party::Coordinator, Message::Ask { version });
         self.start_node_work(node)?;
@@ -44,29 +44,11 @@ impl World {
         Ok(())
     }
 
-    /// An operator says something else about how to take part; once the weather is calm, to contribute.
-    fn wander(&mut self, node: usize) -> Result<(), Violation> {
-        if self.scenario.members[node].character != Character::Wanderer || !(self.is_calm() || self.random.chance(0.2))
-        {
-            return Ok(());
-        }
-        let reason = "é".repeat(self.random.index(600));
-        let participation = match self.random.below(6) {
-            _ if self.is_calm() => Participation::Contribute,
-            0 => Participation::KeepPrivate { reason },
-            1 => Participation::Decline { reason },
-            2 | 3 => Participation::Away { reason },
-            _ => Participation::Contribute,
-        };
-        let taken = self.node_takes(node, NodeInput::Participate(participation))?;
-        taken.map_err(|error| format!("node {node} does not heed its operator: {error}"))
-    }
-
     /// Feeds an input; the inner error is the machine's.
-    fn node_takes(&mut self, node: usize, input: NodeInput) -> Result<Result<(), RoundError>, Violation> {
+    pub(crate) fn node_takes(&mut self, node: usize, input: NodeInput) -> Result<Result<(), RoundError>, Violation> {
         let (clock_ms, probability) = (self.clock_ms(Party::Node(node)), self.crash_probability());
         let random = &mut self.random;
-        match self.nodes[node].role.input(clock_ms, input, &mut || Self::crash_of(random, probability))? {
+        match self.nodes[node].role.input(clock_ms, input, &mut || Self::fate_of(random, probability))? {
             Ok(taken) => self.node_wrote(node, &taken).map(Ok),
             Err(error) => Ok(Err(error)),
         }
@@ -104,30 +86,20 @@ impl World {
                 }
                 answer
             }
-            Message::Model(model) => {
-                let base = self.nodes[node].blobs.put(model);
-                self.node_takes(node, NodeInput::BasePulled { base, transfer: TRANSFER })?
-            }
             Message::Confirmed { round } => {
                 self.node_takes(node, NodeInput::ContributionSent { round, transfer: TRANSFER })?
             }
             Message::NotTaken { round } => {
-                // The driver looks whether it was for a round that has ended.
+                // As the binary does: what is for the open round is tried again, what is late is not.
                 let late = self.nodes[node].role.state().and_then(|state| state.late_round());
-                match late {
-                    Some(late) if late.announcement.round == round => {
-                        self.node_takes(node, NodeInput::LateRefused { round })?
-                    }
-                    _ => Ok(()),
+                if late.is_none_or(|late| late.announcement.round != round) {
+                    return Ok(());
                 }
+                self.node_takes(node, NodeInput::LateRefused { round })?
             }
-            Message::AttendanceConfirmed { number } => self.node_takes(node, NodeInput::AttendanceSent { number })?,
             Message::DeclineConfirmed { round } => self.node_takes(node, NodeInput::DeclineSent { round })?,
-            Message::Ask { .. }
-            | Message::Pull(_)
-            | Message::Contribute(..)
-            | Message::Decline(_)
-            | Message::Attend(_) => Ok(()),
+            Message::AttendanceConfirmed { number } => self.node_takes(node, NodeInput::AttendanceSent { number })?,
+            other => return self.transfer_goes_on(node, other),
         };
         // Late and repeated messages are not taken, and that is all.
         if let Err(error) = answer {
@@ -145,7 +117,13 @@ impl World {
             let takes_ms = match &effect {
                 NodeEffect::Train { round, .. } => {
                     self.checks.training_starts(node, *round)?;
-                    self.random.between(500, 6_000)
+                    // At times longer than the window.
+                    let max_ms = if self.random.chance(0.1) {
+                        self.scenario.weather.max_training_ms * 8
+                    } else {
+                        self.scenario.weather.max_training_ms
+                    };
+                    self.random.between(max_ms / 12, max_ms)
                 }
                 NodeEffect::Measure { .. } | NodeEffect::BuildSovereign { .. } => self.random.between(50, 1_000),
                 // What goes over the network ends with an answer, and is given up after a while without one.
@@ -167,13 +145,24 @@ impl World {
     fn send_effect(&mut self, node: usize, effect: &NodeEffect) -> Result<(), Violation> {
         let key = self.nodes[node].role.key().clone();
         let message = match effect {
-            NodeEffect::PullBase { base } => Message::Pull(*base),
+            NodeEffect::PullBase { base } => {
+                let connection = self.connects();
+                let can_be_mirror = self.scenario.mirror.is_some() && self.random.chance(0.5);
+                let source = if can_be_mirror { Party::Mirror } else { Party::Coordinator };
+                self.nodes[node].download = Some(Transfer::new(connection, *base, source));
+                self.send(Party::Node(node), source, Message::PullManifest { connection, model: *base });
+                return Ok(());
+            }
             NodeEffect::SendContribution { contribution } => {
-                let weights = self.nodes[node].blobs.find(&contribution.weights);
-                let weights = weights.ok_or_else(|| format!("node {node} lost what it trained"))?.clone();
+                let manifest = self.nodes[node].store.manifest(&contribution.weights).cloned();
+                let manifest = manifest.ok_or_else(|| format!("node {node} lost what it trained"))?;
                 self.never_sovereign(node, &contribution.weights)?;
+                let connection = self.connects();
                 let signed = Signed::by(contribution.clone(), &key).expect("a contribution has a canonical form");
-                Message::Contribute(signed, weights)
+                let mut upload = Transfer::new(connection, contribution.weights, Party::Coordinator);
+                upload.contribution = Some(signed);
+                self.nodes[node].upload = Some(upload);
+                Message::Offer { connection, manifest }
             }
             NodeEffect::SendDecline { decline } => {
                 Message::Decline(Signed::by(decline.clone(), &key).expect("a decline has a canonical form"))
@@ -183,10 +172,30 @@ impl World {
             }
             NodeEffect::Train { .. } | NodeEffect::Measure { .. } | NodeEffect::BuildSovereign { .. } => return Ok(()),
         };
-        if matches!(message, Message::Contribute(..) | Message::Attend(_)) {
+        if matches!(message, Message::Attend(_)) {
             self.seen.push(message.clone());
         }
         self.send(Party::Node(node), Party::Coordinator, message);
+        Ok(())
+    }
+
+    /// The operator says otherwise how its member takes part; once it is calm, that it contributes.
+    pub(crate) fn changes_mind(&mut self, node: usize) -> Result<(), Violation> {
+        let reason = "é".repeat(self.random.index(600));
+        let participation = match self.random.below(6) {
+            _ if self.is_calm() => Participation::Contribute,
+            0 => Participation::KeepPrivate { reason },
+            1 => Participation::Decline { reason },
+            2 | 3 => Participation::Away { reason },
+            _ => Participation::Contribute,
+        };
+        let is_settled = self.is_calm();
+        let is_taken = self.nodes[node].role.state().is_some_and(|state| state.charter().is_some())
+            && self.node_takes(node, NodeInput::Participate(participation))?.is_ok();
+        if !(is_settled && is_taken) {
+            let at_ms = self.now_ms + self.random.between(2_000, 20_000);
+            self.plan(at_ms, Happening::ChangesMind { node });
+        }
         Ok(())
     }
 
@@ -206,10 +215,17 @@ impl World {
         effect: &NodeEffect,
         is_done: bool,
     ) -> Result<(), Violation> {
-        let role = &mut self.nodes[node].role;
+        let role = &self.nodes[node].role;
         if role.state().is_none() || role.life() != life {
             return Ok(());
         }
+        // A transfer that makes progress is not given up.
+        if self.has_progressed(node, effect) {
+            let at_ms = self.now_ms + self.random.between(1_000, 4_000);
+            self.plan(at_ms, Happening::NodeWorked { node, life, effect: effect.clone(), is_done });
+            return Ok(());
+        }
+        let role = &mut self.nodes[node].role;
         let was_due = role.state().is_some_and(|state| state.pending().contains(effect));
         role.work_ended(effect);
         if !is_done {
@@ -234,7 +250,10 @@ impl World {
                 if let Character::Poisoner(poison) = self.scenario.members[node].character {
                     weights = base.poisoned(poison, &mut self.random);
                 }
-                let digest = self.nodes[node].blobs.put(weights);
+                let digest = weights.digest();
+                if !self.keep(Party::Node(node), &weights) {
+                    return Ok(None);
+                }
                 let metrics = self.metrics();
                 Some(NodeInput::Trained { round: *round, contributed: ContributedCpt::from_training(digest, metrics) })
             }
@@ -248,7 +267,10 @@ impl World {
             }
             NodeEffect::BuildSovereign { base } => {
                 let model = self.held(node, base)?.trained(node + 100, &mut self.random);
-                let model = SovereignModel::new(*base, self.nodes[node].blobs.put(model));
+                if !self.keep(Party::Node(node), &model) {
+                    return Ok(None);
+                }
+                let model = SovereignModel::new(*base, model.digest());
                 Some(NodeInput::SovereignBuilt { model, metrics: self.metrics() })
             }
             NodeEffect::PullBase { .. }
@@ -259,7 +281,8 @@ impl World {
     }
 
     fn held(&self, node: usize, digest: &Digest) -> Result<Vector, Violation> {
-        self.nodes[node].blobs.find(digest).cloned().ok_or_else(|| format!("node {node} has no model {digest}"))
+        let model = self.nodes[node].store.find(digest).ok_or_else(|| format!("node {node} has no model {digest}"))?;
+        if model.digest() == *digest { Ok(model) } else { Err(format!("node {node} works on wrong bytes of {digest}")) }
     }
 
     /// Numbers with many digits, which must survive the log and the signature to the last bit.

@@ -1,7 +1,7 @@
 //! A role: a state machine, its durable log, and what is lost when its process dies.
 //!
-//! Drives the machines by the same contract as the binary: decide, write, sync, apply, then act. A crash can fall before
-//! an entry is durable (it never was), or right after (it was, and nobody has acted on it).
+//! Drives the machines by the same contract as the binary: decide, write, sync, apply, then act. A crash can fall at every point of a write
+//! ([`Fate`]), and a power loss takes what was not synced.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,6 +12,7 @@ use tapestry_round::coordinator::{Coordinator, CoordinatorEffect, CoordinatorEve
 use tapestry_round::node::{Node, NodeEffect, NodeEvent, NodeInput};
 
 use crate::checks::Violation;
+use crate::random::Random;
 
 /// A state machine that is the fold of a log.
 pub(crate) trait Machine: Clone + PartialEq + std::fmt::Debug {
@@ -54,12 +55,19 @@ macro_rules! machine {
 machine!(Coordinator, CoordinatorEvent, CoordinatorInput, CoordinatorEffect);
 machine!(Node, NodeEvent, NodeInput, NodeEffect);
 
-/// Where a crash falls around one write.
+/// What becomes of one write. A write is whole or not there: a temporary file that is synced and renamed leaves nothing half done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Crash {
-    No,
-    BeforeDurable,
-    AfterDurable,
+pub(crate) enum Fate {
+    /// It is durable, and confirmed.
+    Done,
+    /// The process dies before anything can be seen of it. A torn temporary file is the same: nobody reads it.
+    DiesBefore,
+    /// The process dies when the entry can be seen and is not synced: a power loss may take it away again.
+    DiesUnsynced,
+    /// The process dies when it is durable and nobody was told.
+    DiesAfter,
+    /// The disk is full: nothing is written.
+    DiskFull,
 }
 
 /// A party that keeps a log.
@@ -68,14 +76,17 @@ pub(crate) struct Role<M: Machine> {
     key: SecretKey,
     /// None while its process is dead.
     state: Option<M>,
-    chain: Chain,
-    /// The durable log.
+    /// What can be seen of the log: its entries as bytes.
     entries: Vec<Vec<u8>>,
-    /// Written and not synced: lost with the process. Always empty unless the driver is sabotaged.
-    unsynced: Vec<Vec<u8>>,
+    /// The same, as they were read and verified once, with the end of the chain after each.
+    read: Vec<(Timestamp, M::Event, Chain)>,
+    /// How many of them a power loss leaves.
+    num_synced: usize,
+    /// A fault of the driver: it acts on what is not synced yet.
     forgets_to_sync: bool,
-    /// The fold of the log's bytes, kept apart from the state.
+    /// The fold of the events that somebody may have acted on, kept apart from the state.
     fold: M,
+    num_folded: usize,
     /// How often it was started; work of an earlier life is lost.
     life: u32,
     /// Work that is under way.
@@ -97,11 +108,12 @@ impl<M: Machine> Role<M> {
         Self {
             key,
             state: Some(M::empty(public)),
-            chain: Chain::new(public),
             entries: vec![],
-            unsynced: vec![],
+            read: vec![],
+            num_synced: 0,
             forgets_to_sync,
             fold: M::empty(public),
+            num_folded: 0,
             life: 1,
             doing: vec![],
         }
@@ -123,9 +135,13 @@ impl<M: Machine> Role<M> {
         &self.entries
     }
 
+    fn chain(&self) -> Chain {
+        self.read.last().map_or_else(|| Chain::new(self.key.public()), |(_, _, chain)| *chain)
+    }
+
     /// The clock of this role, which never runs behind its log.
     pub(crate) fn now(&self, clock_ms: u64) -> Timestamp {
-        Timestamp::from_ms(clock_ms).max(self.chain.last_at())
+        Timestamp::from_ms(clock_ms).max(self.chain().last_at())
     }
 
     /// Decides on `input` and makes what follows durable.
@@ -136,17 +152,18 @@ impl<M: Machine> Role<M> {
         &mut self,
         clock_ms: u64,
         input: M::Input,
-        crash: &mut dyn FnMut() -> Crash,
+        fate: &mut dyn FnMut() -> Fate,
     ) -> Result<Result<Taken<M::Event>, RoundError>, Violation> {
         let now = self.now(clock_ms);
         let Some(state) = &self.state else { return Ok(Ok(Taken { events: vec![], died: false })) };
         match state.handle(now, input) {
-            Ok(events) => self.write(now, events, crash).map(Ok),
+            Ok(events) => self.write(now, events, fate).map(Ok),
             Err(error) => Ok(Err(error)),
         }
     }
 
-    /// Makes events durable one by one and moves the state over each.
+    /// Makes events durable one by one and moves the state over each. A full disk ends the process, as it does the binary's: the state never
+    /// runs ahead of the log.
     ///
     /// # Errors
     /// Where an event cannot be written, read back, or applied: a decided event always can.
@@ -154,32 +171,25 @@ impl<M: Machine> Role<M> {
         &mut self,
         now: Timestamp,
         events: Vec<M::Event>,
-        crash: &mut dyn FnMut() -> Crash,
+        fate: &mut dyn FnMut() -> Fate,
     ) -> Result<Taken<M::Event>, Violation> {
         let mut durable = vec![];
         for event in events {
-            let fate = crash();
-            if fate == Crash::BeforeDurable {
+            let fate = fate();
+            if matches!(fate, Fate::DiesBefore | Fate::DiskFull) {
                 self.die();
                 return Ok(Taken { events: durable, died: true });
             }
-            let entry = self.chain.seal(now, event.clone(), &self.key);
-            let entry = entry.map_err(|e| format!("an event has no canonical form: {e}: {event:?}"))?;
-            let bytes = serde_json::to_vec(&entry).map_err(|e| format!("an entry does not serialise: {e}"))?;
-            let read = self.chain.accept_bytes::<M::Event>(&bytes);
-            let read = read.map_err(|e| format!("a written entry cannot be read: {e}: {event:?}"))?;
-            if read.event != event {
-                return Err(format!("an event does not survive its JSON form: {event:?}"));
+            let (at, event) = self.append(now, event)?;
+            if fate == Fate::DiesUnsynced {
+                self.die();
+                return Ok(Taken { events: durable, died: true });
             }
-            self.fold.apply(&read.event).map_err(|e| format!("a decided event does not follow: {e}"))?;
-            if self.forgets_to_sync {
-                self.entries.append(&mut self.unsynced);
-                self.unsynced.push(bytes);
-            } else {
-                self.entries.push(bytes);
-            }
-            durable.push((read.at, read.event));
-            if fate == Crash::AfterDurable {
+            // A driver that forgets to sync leaves that to the write after.
+            self.num_synced = self.entries.len() - usize::from(self.forgets_to_sync);
+            self.fold_further()?;
+            durable.push((at, event.clone()));
+            if fate == Fate::DiesAfter {
                 self.die();
                 return Ok(Taken { events: durable, died: true });
             }
@@ -189,40 +199,98 @@ impl<M: Machine> Role<M> {
         Ok(Taken { events: durable, died: false })
     }
 
-    /// The process ends, with everything that was only in its memory.
-    pub(crate) fn die(&mut self) {
-        self.state = None;
-        self.unsynced.clear();
-        self.doing.clear();
+    /// Writes an entry and reads it again from its bytes, which is where its signature and its place in the chain are verified.
+    fn append(&mut self, now: Timestamp, event: M::Event) -> Result<(Timestamp, M::Event), Violation> {
+        let mut chain = self.chain();
+        let entry = chain.seal(now, event.clone(), &self.key);
+        let entry = entry.map_err(|e| format!("an event has no canonical form: {e}: {event:?}"))?;
+        let bytes = serde_json::to_vec(&entry).map_err(|e| format!("an entry does not serialise: {e}"))?;
+        let read = chain.accept_bytes::<M::Event>(&bytes);
+        let read = read.map_err(|e| format!("a written entry cannot be read: {e}: {event:?}"))?;
+        if read.event != event {
+            return Err(format!("an event does not survive its JSON form: {event:?}"));
+        }
+        self.entries.push(bytes);
+        self.read.push((read.at, read.event.clone(), chain));
+        Ok((read.at, read.event))
     }
 
-    /// A new process reads the log, checks every entry and folds it.
-    ///
-    /// # Errors
-    /// Where the log does not verify, or its fold is not the state that the role was in.
-    pub(crate) fn start(&mut self) -> Result<(), Violation> {
-        let (chain, state) = self.read_log()?;
-        if !self.forgets_to_sync && state != self.fold {
-            return Err(format!("the fold of the log is not the state: {state:?} and {:?}", self.fold));
+    fn fold_further(&mut self) -> Result<(), Violation> {
+        for (_, event, _) in &self.read[self.num_folded..] {
+            self.fold.apply(event).map_err(|e| format!("a decided event does not follow: {e}"))?;
         }
-        self.fold = state.clone();
-        (self.chain, self.state) = (chain, Some(state));
-        self.life += 1;
+        self.num_folded = self.read.len();
         Ok(())
     }
 
-    /// The end of the chain and the fold of the log, from its bytes alone.
+    /// The process ends, with everything that was only in its memory. What it wrote stays visible, synced or not.
+    pub(crate) fn die(&mut self) {
+        self.state = None;
+        self.doing.clear();
+    }
+
+    /// The machine loses power: of what was not synced, any number of the first entries is left.
+    pub(crate) fn lose_power(&mut self, random: &mut Random) {
+        let num_left = self.num_synced + random.index(self.entries.len() - self.num_synced + 1);
+        self.entries.truncate(num_left);
+        self.read.truncate(num_left);
+    }
+
+    /// A new process makes durable what it finds, and folds it. Gives the events that nobody has seen before: written, and not confirmed.
     ///
     /// # Errors
-    /// Where the log does not verify, or an event cannot follow.
-    pub(crate) fn read_log(&self) -> Result<(Chain, M), Violation> {
+    /// Where the fold of the log is not the state that the role was in.
+    pub(crate) fn start(&mut self, trusts_what_it_finds: bool) -> Result<Vec<(Timestamp, M::Event)>, Violation> {
+        if !trusts_what_it_finds {
+            self.num_synced = self.entries.len();
+        }
+        let mut state = M::empty(self.key.public());
+        for (_, event, _) in &self.read {
+            state.apply(event).map_err(|e| e.to_string())?;
+        }
+        let new = self.read.get(self.num_folded..).unwrap_or_default();
+        let new: Vec<_> = new.iter().map(|(at, event, _)| (*at, event.clone())).collect();
+        if self.forgets_to_sync {
+            (self.fold, self.num_folded) = (state.clone(), self.read.len());
+        } else {
+            if self.num_folded > self.read.len() {
+                return Err("an entry of the log that was acted on is gone".into());
+            }
+            self.fold_further()?;
+            if state != self.fold {
+                return Err(format!("the fold of the log is not the state: {state:?} and {:?}", self.fold));
+            }
+        }
+        self.state = Some(state);
+        self.life += 1;
+        Ok(new)
+    }
+
+    /// The end of the chain and the fold of the log, from its bytes alone: every signature is verified again.
+    ///
+    /// # Errors
+    /// Where the log does not verify, or an event cannot follow, or it is not the log that was acted on.
+    pub(crate) fn verify_log(&self) -> Result<(), Violation> {
         let public = self.key.public();
         let (mut chain, mut state) = (Chain::new(public), M::empty(public));
         for bytes in &self.entries {
-            let entry = chain.accept_bytes::<M::Event>(bytes).map_err(|e| e.to_string())?;
+            let entry = chain.accept_bytes::<M::Event>(bytes).map_err(|e| format!("the log does not verify: {e}"))?;
             state.apply(&entry.event).map_err(|e| e.to_string())?;
         }
-        Ok((chain, state))
+        let is_same = self.num_folded != self.entries.len() || state == self.fold;
+        if is_same { Ok(()) } else { Err("the log from its bytes is not the log that was acted on".into()) }
+    }
+
+    /// Changes one byte of the durable log: a fault that only its verification can notice.
+    pub(crate) fn corrupt_log(&mut self, random: &mut Random) {
+        let number = random.index(self.entries.len().max(1));
+        if let Some(entry) = self.entries.get_mut(number) {
+            // A digit of the entry's own time or number: the JSON stays well formed.
+            let digits: Vec<usize> = (0..entry.len()).filter(|at| entry[*at] == b'1').collect();
+            if let Some(at) = digits.get(random.index(digits.len().max(1))) {
+                entry[*at] = b'2';
+            }
+        }
     }
 
     /// Whether the living state is the fold of what was written.

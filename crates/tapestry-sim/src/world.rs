@@ -2,17 +2,19 @@
 
 use std::collections::BinaryHeap;
 
-use tapestry_core::DigestHasher;
-use tapestry_round::RoundResult;
+use tapestry_core::{Digest, DigestHasher};
 use tapestry_round::coordinator::Coordinator;
 use tapestry_round::node::Node;
+use tapestry_round::{News, RoundResult};
 
 use crate::checks::{Checks, Violation};
 use crate::model::{Blobs, Vector};
 use crate::network::{Happening, Message, Party, Planned};
 use crate::random::Random;
-use crate::role::{Crash, Role};
-use crate::scenario::{START_MS, Scenario};
+use crate::role::{Fate, Role};
+use crate::scenario::{Character, Partition, START_MS, Scenario};
+use crate::store::Store;
+use crate::transfer::Transfer;
 use crate::{Sabotage, Summary};
 
 /// A simulation that is under way.
@@ -25,6 +27,12 @@ pub(crate) struct World {
     pub(crate) sabotage: Option<Sabotage>,
     pub(crate) coordinator: Role<Coordinator>,
     /// What the coordinator stores.
+    pub(crate) store: Store,
+    /// Chunks that wait to be synced together, with who is to be told over which connection.
+    pub(crate) pushed: Vec<(usize, u64, Digest)>,
+    /// What the coordinator last told, signed.
+    pub(crate) news: Option<News>,
+    /// Every model that was ever made.
     pub(crate) blobs: Blobs,
     coordinator_skew_ms: u64,
     pub(crate) nodes: Vec<NodeSide>,
@@ -36,13 +44,18 @@ pub(crate) struct World {
     pub(crate) story: Option<Vec<String>>,
     num_messages: u64,
     num_crashes: u64,
+    num_power_losses: u64,
+    pub(crate) num_entries: u64,
+    pub(crate) num_connections: u64,
 }
 
 /// A node with what it stores.
 #[derive(Debug)]
 pub(crate) struct NodeSide {
     pub(crate) role: Role<Node>,
-    pub(crate) blobs: Blobs,
+    pub(crate) store: Store,
+    pub(crate) upload: Option<Transfer>,
+    pub(crate) download: Option<Transfer>,
     skew_ms: u64,
     /// The version of the news that this life has taken.
     pub(crate) version: Option<u64>,
@@ -52,17 +65,25 @@ impl World {
     pub(crate) fn new(seed: u64, sabotage: Option<Sabotage>, tells_story: bool) -> Self {
         let mut random = Random::new(seed);
         let scenario = Scenario::new(&mut random);
+        Self::of(scenario, random, sabotage, tells_story)
+    }
+
+    pub(crate) fn of(scenario: Scenario, random: Random, sabotage: Option<Sabotage>, tells_story: bool) -> Self {
         let coordinator = Role::new(scenario.coordinator_key.clone(), sabotage == Some(Sabotage::CoordinatorSkipsSync));
         let forgets = sabotage == Some(Sabotage::NodeSkipsSync);
         let node = |key: &tapestry_core::SecretKey| NodeSide {
             role: Role::new(key.clone(), forgets),
-            blobs: Blobs::default(),
+            store: Store::default(),
+            upload: None,
+            download: None,
             skew_ms: 0,
             version: None,
         };
         let nodes = scenario.members.iter().map(|member| node(&member.key)).collect();
         let mut blobs = Blobs::default();
         blobs.put(Vector::adopted());
+        let mut store = Store::default();
+        store.adopt(&Vector::adopted());
         let checks = Checks::new(&scenario);
         Self {
             now_ms: START_MS,
@@ -72,6 +93,9 @@ impl World {
             scenario,
             sabotage,
             coordinator,
+            store,
+            pushed: vec![],
+            news: None,
             blobs,
             coordinator_skew_ms: 0,
             nodes,
@@ -81,6 +105,9 @@ impl World {
             story: tells_story.then(Vec::new),
             num_messages: 0,
             num_crashes: 0,
+            num_power_losses: 0,
+            num_entries: 0,
+            num_connections: 0,
         }
     }
 
@@ -95,8 +122,9 @@ impl World {
             if self.now_ms > deadline_ms {
                 return if self.is_expired() { self.end() } else { Err(self.what_is_missing()) };
             }
+            let touched = happening.touches();
             self.happen(happening)?;
-            self.check()?;
+            self.check(touched)?;
             if self.is_complete() {
                 return self.end();
             }
@@ -116,7 +144,17 @@ impl World {
         if self.scenario.weather.crash_every_ms < u64::MAX {
             self.plan_crash();
         }
-        self.plan(self.now_ms + 1_000, Happening::Mischief);
+        let is_wanderer = |node: &usize| self.scenario.members[*node].character == Character::Wanderer;
+        for node in (0..self.nodes.len()).filter(is_wanderer).collect::<Vec<_>>() {
+            let at_ms = self.now_ms + self.random.between(4_000, 20_000);
+            self.plan(at_ms, Happening::ChangesMind { node });
+        }
+        if self.scenario.weather.max_clock_skew_ms > 0 {
+            self.plan(self.now_ms + 1_000, Happening::ClockJumps);
+        }
+        if self.scenario.has_mischief {
+            self.plan(self.now_ms + 1_000, Happening::Mischief);
+        }
         Ok(())
     }
 
@@ -141,7 +179,7 @@ impl World {
             + match party {
                 Party::Coordinator => self.coordinator_skew_ms,
                 Party::Node(node) => self.nodes[node].skew_ms,
-                Party::Stranger => 0,
+                Party::Stranger | Party::Mirror => 0,
             }
     }
 
@@ -152,17 +190,20 @@ impl World {
         }
     }
 
-    /// Where a crash falls around the next write.
-    pub(crate) fn crash_of(random: &mut Random, probability: f64) -> Crash {
-        match random.chance(probability) {
-            false => Crash::No,
-            true if random.chance(0.5) => Crash::BeforeDurable,
-            true => Crash::AfterDurable,
+    /// What becomes of the next write.
+    pub(crate) fn fate_of(random: &mut Random, (crash, full): (f64, f64)) -> Fate {
+        let roll = random.unit();
+        match roll {
+            _ if roll >= crash + full => Fate::Done,
+            _ if roll >= crash => Fate::DiskFull,
+            _ => [Fate::DiesBefore, Fate::DiesUnsynced, Fate::DiesAfter][random.index(3)],
         }
     }
 
-    pub(crate) const fn crash_probability(&self) -> f64 {
-        if self.is_calm() { 0.0 } else { self.scenario.weather.crash_per_write }
+    /// How likely a write kills its process, and how likely it finds the disk full.
+    pub(crate) const fn crash_probability(&self) -> (f64, f64) {
+        let weather = &self.scenario.weather;
+        if self.is_calm() { (0.0, 0.0) } else { (weather.crash_per_write, weather.full_per_write) }
     }
 
     /// Sends a message, as well as the weather lets it.
@@ -171,7 +212,11 @@ impl World {
         let is_calm = self.is_calm();
         let (loss, duplication) = if is_calm { (0.0, 0.0) } else { (weather.loss, weather.duplication) };
         let max_delay_ms = if is_calm { 50 } else { weather.max_delay_ms };
-        if self.random.chance(loss) {
+        let cuts = |cut: &Partition| {
+            (cut.from, cut.to) == (from, to) && (cut.starts_ms..cut.ends_ms).contains(&self.now_ms) && !is_calm
+        };
+        let is_cut = weather.partitions.iter().any(cuts);
+        if is_cut || self.random.chance(loss) {
             self.tell(|| format!("lost: {from:?} to {to:?}: {}", message.name()));
             return;
         }
@@ -192,8 +237,21 @@ impl World {
                 match to {
                     Party::Coordinator => self.coordinator_hears(from, message),
                     Party::Node(node) => self.node_hears(node, from, message),
+                    Party::Mirror => {
+                        self.mirror_hears(from, &message);
+                        Ok(())
+                    }
                     Party::Stranger => Ok(()),
                 }
+            }
+            Happening::ChunksSynced { life } => {
+                self.chunks_synced(life);
+                Ok(())
+            }
+            Happening::ChangesMind { node } => self.changes_mind(node),
+            Happening::ClockJumps => {
+                self.clock_jumps();
+                Ok(())
             }
             Happening::Wakes { party: Party::Coordinator, life } if life == self.coordinator.life() => {
                 self.coordinator_wakes()
@@ -226,7 +284,7 @@ impl World {
         let is_alive = match party {
             Party::Coordinator => self.coordinator.state().is_some(),
             Party::Node(node) => self.nodes[node].role.state().is_some(),
-            Party::Stranger => false,
+            Party::Stranger | Party::Mirror => false,
         };
         if is_alive && (party == Party::Coordinator || self.has_node(party)) {
             self.died(party);
@@ -237,57 +295,109 @@ impl World {
         matches!(party, Party::Node(node) if self.scenario.members[node].character.has_node())
     }
 
-    /// A process has ended; it will be started again.
+    /// A process has ended, perhaps with its machine; it will be started again.
     pub(crate) fn died(&mut self, party: Party) {
         self.num_crashes += 1;
+        let loses_power = self.random.chance(self.scenario.weather.power_per_crash);
+        self.num_power_losses += u64::from(loses_power);
         match party {
-            Party::Coordinator => self.coordinator.die(),
-            Party::Node(node) => self.nodes[node].role.die(),
-            Party::Stranger => {}
+            Party::Coordinator => {
+                self.coordinator.die();
+                self.pushed.clear();
+                if loses_power {
+                    self.coordinator.lose_power(&mut self.random);
+                    self.store.lose_power(&mut self.random);
+                }
+            }
+            Party::Node(node) => {
+                let node = &mut self.nodes[node];
+                node.role.die();
+                (node.upload, node.download) = (None, None);
+                if loses_power {
+                    node.role.lose_power(&mut self.random);
+                    node.store.lose_power(&mut self.random);
+                }
+            }
+            Party::Stranger | Party::Mirror => {}
         }
         let at_ms = self.now_ms + self.random.between(100, 5_000);
-        self.tell(|| format!("{party:?} dies"));
+        self.tell(|| format!("{party:?} dies{}", if loses_power { " of a power loss" } else { "" }));
         self.plan(at_ms, Happening::Starts { party });
     }
 
+    /// A clock of this world: right once it is calm, and ahead by up to a bound before.
+    fn skew_ms(&mut self) -> u64 {
+        if self.is_calm() { 0 } else { self.random.between(0, self.scenario.weather.max_clock_skew_ms) }
+    }
+
+    /// Some clock is set, forwards or back.
+    fn clock_jumps(&mut self) {
+        let skew_ms = self.skew_ms();
+        match self.random.index(self.nodes.len() + 1) {
+            node if node < self.nodes.len() => self.nodes[node].skew_ms = skew_ms,
+            _ => self.coordinator_skew_ms = skew_ms,
+        }
+        if self.is_calm() {
+            self.coordinator_skew_ms = 0;
+            self.nodes.iter_mut().for_each(|node| node.skew_ms = 0);
+        } else {
+            let at_ms = self.now_ms + self.random.between(1_000, 20_000);
+            self.plan(at_ms, Happening::ClockJumps);
+        }
+    }
+
     fn start(&mut self, party: Party, is_first: bool) -> Result<(), Violation> {
-        let skew_ms = if self.is_calm() { 0 } else { self.random.between(0, self.scenario.weather.max_clock_skew_ms) };
+        let skew_ms = self.skew_ms();
+        let trusts = self.sabotage == Some(Sabotage::TrustsUnsyncedLog);
         self.tell(|| format!("{party:?} starts"));
         match party {
             Party::Coordinator => {
                 self.coordinator_skew_ms = skew_ms;
                 if !is_first {
-                    self.coordinator.start()?;
+                    // What an earlier process wrote and nobody saw counts from now on.
+                    for (at, event) in self.coordinator.start(trusts)? {
+                        self.checks.coordinator_event(at, &event, &self.blobs)?;
+                        self.num_entries += 1;
+                    }
+                    if self.sabotage != Some(Sabotage::ConfirmsUnsyncedChunks) {
+                        self.store.sync();
+                    }
                 }
                 self.coordinator_starts()
             }
             Party::Node(node) => {
                 self.nodes[node].skew_ms = skew_ms;
                 self.nodes[node].version = None;
-                self.nodes[node].role.start()?;
+                for (_, event) in self.nodes[node].role.start(trusts)? {
+                    self.checks.node_event(node, &event)?;
+                }
+                if self.sabotage != Some(Sabotage::NodeSkipsSync) {
+                    self.nodes[node].store.sync();
+                }
                 self.node_starts(node)
             }
-            Party::Stranger => Ok(()),
+            Party::Stranger | Party::Mirror => Ok(()),
         }
     }
 
-    /// What must hold at every moment.
-    fn check(&self) -> Result<(), Violation> {
-        if !self.coordinator.is_fold_of_its_log() {
-            return Err("the coordinator's state is not the fold of its log".into());
-        }
-        if let Some(state) = self.coordinator.state() {
-            self.checks.coordinator_state(state)?;
-        }
-        for (number, node) in self.nodes.iter().enumerate() {
-            if !node.role.is_fold_of_its_log() {
-                return Err(format!("the state of node {number} is not the fold of its log"));
+    /// What must hold at every moment, of the role that something happened to.
+    fn check(&self, touched: Option<Party>) -> Result<(), Violation> {
+        match touched {
+            Some(Party::Coordinator) => {
+                if !self.coordinator.is_fold_of_its_log() {
+                    return Err("the coordinator's state is not the fold of its log".into());
+                }
+                self.coordinator.state().map_or(Ok(()), |state| self.checks.coordinator_state(state))
             }
-            if let Some(state) = node.role.state() {
-                self.checks.node_state(number, state)?;
+            Some(Party::Node(number)) => {
+                let role = &self.nodes[number].role;
+                if !role.is_fold_of_its_log() {
+                    return Err(format!("the state of node {number} is not the fold of its log"));
+                }
+                role.state().map_or(Ok(()), |state| self.checks.node_state(number, state))
             }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn is_complete(&self) -> bool {
@@ -315,8 +425,12 @@ impl World {
     fn end(&mut self) -> Result<Summary, Violation> {
         // One node's is enough: every entry was verified when it was written, and checking signatures is what takes time.
         let witness = self.random.index(self.nodes.len());
-        self.coordinator.read_log()?;
-        self.nodes[witness].role.read_log()?;
+        if self.sabotage == Some(Sabotage::ChangesAnEntry) {
+            self.coordinator.corrupt_log(&mut self.random);
+        }
+        self.coordinator.verify_log()?;
+        self.nodes[witness].role.verify_log()?;
+        self.checks.end(self.nodes.iter().filter_map(|node| node.role.state()))?;
         let logs = self.nodes.iter().map(|node| node.role.log());
         logs.chain([self.coordinator.log()]).flatten().for_each(|bytes| self.trace.update(bytes));
         let outcomes = self.checks.outcomes();
@@ -328,26 +442,11 @@ impl World {
             num_published,
             num_messages: self.num_messages,
             num_crashes: self.num_crashes,
+            num_power_losses: self.num_power_losses,
+            num_entries: self.num_entries,
+            num_late: self.checks.num_late(),
+            num_members: self.nodes.len(),
             simulated_ms: self.now_ms - START_MS,
         })
-    }
-}
-
-impl Message {
-    /// Its name in the story.
-    pub(crate) const fn name(&self) -> &'static str {
-        match self {
-            Self::Ask { .. } => "ask",
-            Self::Pull(_) => "pull",
-            Self::Contribute(..) => "contribute",
-            Self::Attend(_) => "attend",
-            Self::NotTaken { .. } => "not taken",
-            Self::AttendanceConfirmed { .. } => "attendance confirmed",
-            Self::Decline(_) => "decline",
-            Self::News(_) => "news",
-            Self::Model(_) => "model",
-            Self::Confirmed { .. } => "confirmed",
-            Self::DeclineConfirmed { .. } => "decline confirmed",
-        }
     }
 }
