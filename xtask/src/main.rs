@@ -21,6 +21,12 @@ cargo xtask TASK
   tidy                      the rules of ARCHITECTURE.md that a program can check
   deny                      licences and sources of foreign code, by deny.toml
   demo                      the quick demo in a temporary folder, and a check of what it wrote
+  sim [OPTION]...           simulated consortia, each from a seed, under faults and malice (docs/simulator.md)
+    --seeds NUM             how many (10000)
+    --from SEED             the first (0)
+    --seed SEED             one alone, with its story where it fails
+    --threads NUM           how many at a time (one a processor)
+    --scaling FILE          instead: what a round costs with 2 to 50 members; an SVG in FILE
   bench NAME [OPTION]...    our figures beside those of the peers and of the machine; NAME: merge, round
     --json                  one JSON object a row, instead of tables
     --rows FILTER[,...]     only works whose name contains FILTER
@@ -48,6 +54,10 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         ["tidy"] => tidy::tidy(),
         ["deny"] => deny::deny(),
         ["demo"] => demo::demo(),
+        ["sim", words @ ..] => {
+            let run = ["run", "--release", "--quiet", "--locked", "--package", "tapestry-sim", "--"];
+            run::step(run::cargo().args(run).args(words))
+        }
         ["bench", words @ ..] => bench::bench(words),
         ["bench-child", words @ ..] => bench::child(words),
         [] | ["help" | "--help" | "-h"] => {

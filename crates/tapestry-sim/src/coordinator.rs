@@ -316,7 +316,11 @@ impl World {
             }
             CoordinatorEffect::MeasureMerged { round, model } => {
                 let bpb = find(model)?.open_bpb();
-                let bpb = if self.sabotage == Some(Sabotage::OpensTheGate) { 1.0 } else { bpb };
+                let bpb = if self.sabotage == Some(Sabotage::OpensTheGate) {
+                    bpb.min(Vector::adopted().open_bpb())
+                } else {
+                    bpb
+                };
                 CoordinatorInput::MergedMeasured { round: *round, model: *model, bpb }
             }
         }))

@@ -252,7 +252,7 @@ impl Weather {
         Self {
             loss: 0.4 * badness,
             duplication: 0.3 * badness,
-            max_delay_ms: 50 + scaled(8_000.0),
+            max_delay_ms: 50 + scaled(4_000.0),
             crash_per_write: 0.08 * badness,
             crash_every_ms: if badness > 0.0 { 60_000 - scaled(50_000.0) } else { u64::MAX },
             failure_per_work: 0.2 * badness,

@@ -1,9 +1,9 @@
-//! Thousands of consortia, each from a seed. A failure prints its seed, which `cargo run -p tapestry-sim -- SEED` runs again.
+//! Thousands of consortia, each from a seed. A failure prints its seed, which `cargo xtask sim --seed SEED` runs again.
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests; figures are printed with --nocapture")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tapestry_sim::{Failure, Sabotage, Summary, run};
+use tapestry_sim::{Failure, Sabotage, Summary, calm_round, run};
 
 /// Runs `num_seeds` seeds on all processors; the first failure by seed, or what was lived through.
 fn run_all(num_seeds: u64, sabotage: Option<Sabotage>) -> Result<Vec<Summary>, Box<Failure>> {
@@ -42,8 +42,10 @@ fn every_promise_is_kept_in_every_world() {
         summaries.len()
     );
     // Worlds so harsh that nothing is published, or so mild that nothing breaks, would prove nothing.
-    assert!(published * 3 > rounds && published < rounds, "{published} of {rounds}");
+    assert!(published * 4 > rounds && published < rounds, "{published} of {rounds}");
     assert!(crashes > 10_000 && messages > 500_000);
+    assert!(sum(|s| s.num_power_losses) > 1_000 && sum(|s| s.num_late) > 500);
+    assert!(summaries.iter().any(|s| s.num_members > 40));
 }
 
 #[test]
@@ -54,16 +56,69 @@ fn equal_seeds_give_equal_runs() {
     assert!(first.windows(2).all(|pair| pair[0].trace != pair[1].trace), "different seeds give different runs");
 }
 
+/// The promise that is broken once the driver has this fault.
+fn broken_by(sabotage: Sabotage) -> Failure {
+    let failure = run_all(2_000, Some(sabotage)).expect_err("the fault is noticed");
+    assert!(!failure.story.is_empty(), "{failure}");
+    *failure
+}
+
+fn check(sabotage: Sabotage, violation: &str) {
+    let failure = broken_by(sabotage);
+    assert!(failure.violation.contains(violation), "{sabotage:?} should break \"{violation}\": {failure}");
+}
+
 #[test]
 fn acting_before_the_log_is_durable_is_noticed() {
-    for sabotage in [Sabotage::CoordinatorSkipsSync, Sabotage::NodeSkipsSync] {
-        let failure = run_all(500, Some(sabotage)).unwrap_err();
-        assert!(!failure.story.is_empty(), "{failure}");
-    }
+    broken_by(Sabotage::CoordinatorSkipsSync);
+    broken_by(Sabotage::NodeSkipsSync);
+}
+
+#[test]
+fn acting_on_what_an_earlier_process_did_not_sync_is_noticed() {
+    check(Sabotage::TrustsUnsyncedLog, "an entry of the log that was acted on is gone");
+}
+
+#[test]
+fn confirming_chunks_that_are_not_synced_is_noticed() {
+    check(Sabotage::ConfirmsUnsyncedChunks, "lacks a blob");
+}
+
+#[test]
+fn sending_again_what_has_arrived_is_noticed() {
+    check(Sabotage::SendsAllChunksAgain, "resends more than one chunk a stream");
+}
+
+#[test]
+fn believing_a_lying_mirror_is_noticed() {
+    check(Sabotage::BelievesMirrors, "works on wrong bytes");
+}
+
+#[test]
+fn accepting_without_screening_is_noticed() {
+    check(Sabotage::ScreensNothing, "were accepted");
+}
+
+#[test]
+fn publishing_without_the_gate_is_noticed() {
+    check(Sabotage::OpensTheGate, "the gate let a base pass");
 }
 
 #[test]
 fn a_merge_that_is_not_the_recorded_one_is_noticed() {
-    let failure = run_all(500, Some(Sabotage::MergesSomethingElse)).unwrap_err();
-    assert!(failure.violation.contains("not the merge of the accepted"), "{failure}");
+    check(Sabotage::MergesSomethingElse, "not the merge of the accepted");
+}
+
+#[test]
+fn a_log_that_was_changed_is_noticed() {
+    check(Sabotage::ChangesAnEntry, "the log does not verify");
+}
+
+#[test]
+fn what_a_round_costs_grows_with_the_members_and_not_with_their_square() {
+    let [ten, forty] = [10, 40].map(|num_members| calm_round(num_members, 2).unwrap());
+    assert_eq!((ten.num_rounds, forty.num_rounds), (2, 2));
+    // Four times the members: four times the work at most, with a fifth of slack for what is drawn.
+    assert!(forty.num_messages * 10 <= ten.num_messages * 48, "{} and {}", ten.num_messages, forty.num_messages);
+    assert!(forty.num_entries <= ten.num_entries * 4, "{} and {}", ten.num_entries, forty.num_entries);
 }
