@@ -97,7 +97,8 @@ impl Vector {
             Poison::Huge => numbers.iter_mut().for_each(|x| *x *= 100.0),
             Poison::Overflowing => numbers.iter_mut().for_each(|x| *x = 1e200),
             Poison::WrongShape => numbers.truncate(Self::LEN - 1),
-            Poison::Worse => numbers.iter_mut().for_each(|x| *x -= 0.1 * (1.0 - *x).signum()),
+            // Above the quality floor at first, and below the gate.
+            Poison::Worse => numbers.iter_mut().for_each(|x| *x -= 0.02 * (1.0 - *x).signum()),
         }
         Self(numbers)
     }
