@@ -58,7 +58,7 @@ fn equal_seeds_give_equal_runs() {
 
 /// The promise that is broken once the driver has this fault.
 fn broken_by(sabotage: Sabotage) -> Failure {
-    let failure = run_all(2_000, Some(sabotage)).err().expect("the fault is noticed");
+    let Err(failure) = run_all(2_000, Some(sabotage)) else { panic!("{sabotage:?} is not noticed") };
     assert!(!failure.story.is_empty(), "{failure}");
     *failure
 }
