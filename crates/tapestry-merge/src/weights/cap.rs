@@ -39,7 +39,8 @@ pub fn capped(raw: &[f64], cap: f64) -> Result<Vec<(f64, bool)>, WeightError> {
     }
     let mut weights = vec![(cap, true); num_members];
     for (num_capped, sum) in rest_sums[..num_members].iter().enumerate() {
-        let left = 1.0 - num_capped as f64 * cap;
+        // Where those at the cap have everything but a rounding error, the others still have some: no weight is zero, and none is below it.
+        let left = (1.0 - num_capped as f64 * cap).max(f64::EPSILON / 2.0);
         // The largest that is left decides whether anybody who is left is above the cap.
         if raw[order[num_capped]] / sum * left <= cap {
             for member in &order[num_capped..] {

@@ -157,6 +157,18 @@ fn divergence(weights: &[f64], raw: &[f64]) -> f64 {
     weights.iter().zip(raw).map(|(weight, raw)| weight * (weight / (raw / sum)).ln()).sum()
 }
 
+/// Found by the simulator: three at a cap of a third left the fourth a weight of zero.
+#[test]
+fn whoever_was_accepted_has_a_weight_though_those_at_the_cap_have_nearly_everything() {
+    for (num_capped, cap) in [(3, 1.0 / 3.0), (10, 0.1), (49, 1.0 / 49.0)] {
+        let mut raw: Vec<f64> = (0..num_capped).map(|number| 0.5_f64.powi(number)).collect();
+        raw.push(1e-63);
+        let weights: Vec<f64> = capped(&raw, cap).expect("feasible").into_iter().map(|(weight, _)| weight).collect();
+        assert!(weights.iter().all(|weight| *weight > 0.0 && *weight <= cap), "{weights:?}");
+        assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-14, "{weights:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn caps_hold_weights_sum_to_one_and_proportions_are_kept(
