@@ -37,8 +37,9 @@ impl Objects {
     pub(crate) fn open_folder(folder: &Path) -> Result<Self, StoreError> {
         fs::create_dir_all(folder).map_err(|e| StoreError::file("make the folder", folder, e))?;
         remove_partial(folder, 1).map_err(|e| StoreError::file("clean up in", folder, e))?;
-        // A name that an earlier process published just before it was killed may not have reached the disk yet.
-        sync_folder(folder).map_err(|e| StoreError::file("sync", folder, e))?;
+        // A name that an earlier process published just before it was killed may not have reached the disk yet, here or in a sub-folder. Once
+        // it is seen it is believed, so it is made durable first: a power loss after that must not take it away again.
+        sync_folders(folder, 1).map_err(|e| StoreError::file("sync", folder, e))?;
         Self::read_folder(folder)
     }
 
@@ -135,6 +136,19 @@ fn remove_partial(folder: &Path, depth: usize) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes the entries of a folder and of its sub-folders durable.
+fn sync_folders(folder: &Path, depth: usize) -> io::Result<()> {
+    if depth > 0 {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                sync_folders(&entry.path(), depth - 1)?;
+            }
+        }
+    }
+    sync_folder(folder)
 }
 
 fn is_partial(name: &OsStr) -> bool {
