@@ -14,11 +14,11 @@ use crate::readers::Readers;
 use crate::role::{Role, open_blobs};
 use crate::transfer::TransferSettings;
 use anyhow::{Context as _, Result, bail};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
-use tapestry_core::{CanonicalError, MemberName, ModelManifest, PublicKey, SecretKey, Signed, Timestamp};
+use tapestry_core::{CanonicalError, Digest, MemberName, ModelManifest, PublicKey, SecretKey, Signed, Timestamp};
 use tapestry_governance::Charter;
 use tapestry_net::Server;
 use tapestry_round::coordinator::{Coordinator, CoordinatorInput, Phase};
@@ -47,8 +47,8 @@ pub(crate) struct Loop {
 pub(crate) struct Presence {
     pub(crate) last_seen: Option<Timestamp>,
     pub(crate) activity: Option<Activity>,
-    /// Chunks that it was allowed to write in this round.
-    pub(crate) num_chunks_written: u64,
+    /// Chunks that it was allowed to write in this round. By name, because on a bad link one chunk takes many attempts.
+    pub(crate) chunks: BTreeSet<Digest>,
     pub(crate) round: u32,
 }
 

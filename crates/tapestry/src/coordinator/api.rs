@@ -72,7 +72,7 @@ pub(super) fn router(shared: &Arc<Loop>) -> Router {
     let policy_of = Arc::clone(shared);
     let policy = Arc::new(move |peer: &PublicKey, action: BlobAction| match action {
         BlobAction::Read(_) => Ok(()),
-        BlobAction::Write(_) => policy_of.may_write(peer),
+        BlobAction::Write(digest) => policy_of.may_write(peer, digest),
     });
     Router::new()
         .route("/v1/charter", get(charter))
@@ -89,19 +89,22 @@ pub(super) fn router(shared: &Arc<Loop>) -> Router {
 
 impl Loop {
     /// Weights are taken only while they could count, from members who have not answered, and not without end.
-    fn may_write(&self, peer: &PublicKey) -> Result<(), String> {
+    fn may_write(&self, peer: &PublicKey, digest: Digest) -> Result<(), String> {
         let member = self.member_of(peer).ok_or("only members may send weights")?;
         let round = self.state().takes_weights_of(&member, now()).map_err(|error| error.to_string())?;
         let mut presence = self.presence();
         let seen = presence.entry(member).or_default();
         if seen.round != round {
-            (seen.round, seen.num_chunks_written) = (round, 0);
+            seen.round = round;
+            seen.chunks.clear();
         }
         let limit = 2 * self.base_chunks + EXTRA_CHUNKS;
-        if seen.num_chunks_written >= limit {
-            return Err(format!("{limit} chunks were written in this round already; the model has half as many"));
+        if seen.chunks.len() as u64 >= limit && !seen.chunks.contains(&digest) {
+            return Err(format!(
+                "{limit} different chunks were sent in this round already; the model has half as many"
+            ));
         }
-        seen.num_chunks_written += 1;
+        seen.chunks.insert(digest);
         Ok(())
     }
 }
