@@ -18,6 +18,7 @@ mod pace;
 mod planes;
 mod server;
 mod throttle;
+mod traffic;
 mod transfer;
 
 pub use answer::ErrorBody;
@@ -29,4 +30,5 @@ pub use lean::Hints;
 pub use mirrors::Mirrors;
 pub use server::{Allow, Server, ServerLimits};
 pub use throttle::MIN_BYTES_PER_SECOND;
+pub use traffic::{Traffic, WireBytes};
 pub use transfer::{pull_blobs, pull_blobs_from, push_blobs, push_blobs_like, retry_forever};

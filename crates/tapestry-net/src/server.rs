@@ -13,6 +13,7 @@ use crate::crowd::{Crowd, Place, network_of};
 use crate::identity::{TLS_BUFFER_BYTES, server_config, shown_key};
 use crate::pace::{Activity, Pace, PacedBody, Totals, Watched};
 use crate::throttle::Throttle;
+use crate::traffic::Traffic;
 use crate::{NetError, Peer};
 use axum::Router;
 use axum::body::Body;
@@ -96,6 +97,7 @@ pub struct Server {
     allow: Allow,
     router: Router,
     limits: ServerLimits,
+    traffic: Arc<Traffic>,
 }
 
 impl Server {
@@ -110,7 +112,15 @@ impl Server {
         let bound = listener.local_addr().map_err(listen)?;
         let acceptor = TlsAcceptor::from(Arc::new(server_config(key, Arc::clone(&allow))?));
         let router = router.layer(DefaultBodyLimit::max(MAX_JSON_BYTES));
-        Ok(Self { listener, address: bound, acceptor, allow, router, limits: ServerLimits::default() })
+        Ok(Self {
+            listener,
+            address: bound,
+            acceptor,
+            allow,
+            router,
+            limits: ServerLimits::default(),
+            traffic: Arc::default(),
+        })
     }
 
     /// With other than the default limits.
@@ -118,6 +128,12 @@ impl Server {
     pub fn with_limits(mut self, limits: ServerLimits) -> Self {
         self.limits = limits;
         self
+    }
+
+    /// What moves with whom, from now on.
+    #[must_use]
+    pub fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
     }
 
     /// The address that it listens on.
@@ -142,6 +158,7 @@ impl Server {
             pace: Pace { idle: limits.idle_timeout, min_bytes_per_second: limits.min_bytes_per_second },
             stopped,
             throttle: limits.max_bytes_per_second.map(Throttle::new),
+            traffic: self.traffic,
             limits,
         });
         let handshakes = Arc::new(Semaphore::new(shared.limits.num_handshakes));
@@ -199,6 +216,7 @@ struct Shared {
     pace: Pace,
     stopped: watch::Receiver<bool>,
     throttle: Option<Throttle>,
+    traffic: Arc<Traffic>,
     limits: ServerLimits,
 }
 
@@ -215,6 +233,7 @@ impl Shared {
         let ended = match self.admit(peer) {
             Ok(admission) => {
                 drop(newcomer);
+                self.traffic.admit(peer, &totals);
                 let ended = self.serve(stream, peer, &activity).await;
                 drop(admission);
                 ended

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::logs::LogFormat;
 use crate::policy::PolicyArgs;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -19,6 +20,16 @@ use tapestry_core::{Digest, MemberName, PublicKey};
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// How messages on standard error are written: `json` is one object a line, for programs that collect logs.
+    #[arg(
+        long,
+        global = true,
+        env = "TAPESTRY_LOG_FORMAT",
+        value_enum,
+        default_value = "text",
+        hide_default_value = true
+    )]
+    pub(crate) log_format: LogFormat,
 }
 
 #[derive(Debug, Subcommand)]
@@ -42,6 +53,11 @@ pub(crate) enum Command {
     Node(NodeCommand),
     /// Where the Shared-Base Loop stands: the round, who has answered, who is awaited until when.
     Status(StatusArgs),
+    /// What rounds cost: bytes, tokens, processor or GPU time and wall time, by round, member and kind of work.
+    ///
+    /// Of a coordinator's home: what each member moved and states of its training, and the coordinator's own work. Of a node's home: what
+    /// that node did. docs/operations.md says where each number comes from.
+    Account(AccountArgs),
     /// Serve the newest published base from a home, or from a copy of one, to the members of its charter, so that they need not all fetch it
     /// from the coordinator. Nothing else in the home is served, and nothing there is changed.
     Mirror {
@@ -234,6 +250,10 @@ pub(crate) enum CoordinatorCommand {
         /// The address to listen on. Only keys of the charter get further than the handshake.
         #[arg(long, default_value = "0.0.0.0:7443")]
         listen: SocketAddr,
+        /// Serve metrics for Prometheus at `http://ADDRESS/metrics`, such as 127.0.0.1:9464. Off unless asked for, and open to whoever
+        /// reaches the address.
+        #[arg(long, value_name = "ADDRESS")]
+        metrics: Option<SocketAddr>,
         /// Print one JSON object a line on standard output for each step (the demo reads it).
         #[arg(long, hide = true)]
         json_progress: bool,
@@ -298,10 +318,33 @@ pub(crate) enum NodeCommand {
         /// The node's home.
         #[arg(long)]
         home: PathBuf,
+        /// Serve metrics for Prometheus at `http://ADDRESS/metrics`, such as 127.0.0.1:9465. Off unless asked for, and open to whoever
+        /// reaches the address.
+        #[arg(long, value_name = "ADDRESS")]
+        metrics: Option<SocketAddr>,
         /// Print one JSON object a line on standard output for each step (the demo reads it).
         #[arg(long, hide = true)]
         json_progress: bool,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AccountArgs {
+    /// The home of a node or of the coordinator, which may be running, or a copy of one.
+    #[arg(long)]
+    pub(crate) home: PathBuf,
+    /// Only this round.
+    #[arg(long)]
+    pub(crate) round: Option<u32>,
+    /// The role's public key, from the charter; without it, the key that lies in the home.
+    #[arg(long)]
+    pub(crate) key: Option<PublicKey>,
+    /// Print one JSON object a line.
+    #[arg(long, conflicts_with = "csv")]
+    pub(crate) json: bool,
+    /// Print comma-separated values under a line of names.
+    #[arg(long)]
+    pub(crate) csv: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub(crate) mod account;
 pub(crate) mod base;
 pub(crate) mod charter;
 pub(crate) mod eval;

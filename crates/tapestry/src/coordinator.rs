@@ -3,15 +3,20 @@
 
 pub(crate) mod api;
 mod effects;
+mod shown;
 
 pub(crate) use effects::describe;
 
 use crate::activity::Activity;
 use crate::clock::now;
+use crate::costs::CostBook;
 use crate::home::Home;
+use crate::metrics;
+use crate::observe::{About, Observer, Trace, about_coordinator, coordinator_work, phase_name};
 use crate::progress::Reporter;
 use crate::readers::Readers;
 use crate::role::{Role, open_blobs};
+use crate::telemetry::Spans;
 use crate::transfer::TransferSettings;
 use anyhow::{Context as _, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,11 +25,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tapestry_core::{CanonicalError, Digest, MemberName, ModelManifest, PublicKey, SecretKey, Signed, Timestamp};
 use tapestry_governance::Charter;
-use tapestry_net::Server;
-use tapestry_round::coordinator::{Coordinator, CoordinatorInput, Phase};
-use tapestry_round::{News, RoundError};
+use tapestry_net::{Server, Traffic};
+use tapestry_round::coordinator::{Coordinator, CoordinatorEffect, CoordinatorEvent, CoordinatorInput, Phase};
+use tapestry_round::{News, RoundError, RoundResult};
 use tapestry_store::BlobStore;
 use tokio::sync::watch;
+
+/// How often what moved is booked.
+const BOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The coordinator as its HTTP handlers and its effects share it.
 pub(crate) struct Loop {
@@ -39,7 +47,13 @@ pub(crate) struct Loop {
     presence: Mutex<BTreeMap<MemberName, Presence>>,
     /// How many chunks the charter's base has; every later base has as many.
     base_chunks: u64,
+    /// Bytes of the charter's base; every later base has as many.
+    base_bytes: u64,
     reporter: Reporter,
+    observer: Observer,
+    costs: CostBook,
+    /// What moves with whom, once the server listens.
+    traffic: std::sync::OnceLock<Arc<Traffic>>,
 }
 
 /// What the coordinator has seen of a member lately. Not part of the state: it is gone after a restart.
@@ -80,7 +94,12 @@ pub(crate) async fn adopt_charter(home: &Home, charter: Signed<Charter>) -> Resu
 }
 
 /// Runs the coordinator until it is told to stop.
-pub(crate) async fn run(home: &Home, listen: SocketAddr, reporter: Reporter) -> Result<()> {
+pub(crate) async fn run(
+    home: &Home,
+    listen: SocketAddr,
+    metrics: Option<SocketAddr>,
+    reporter: Reporter,
+) -> Result<()> {
     let _lock = home.lock()?;
     let key = home.key()?;
     let role = Role::<Coordinator>::open(home, &key).await?;
@@ -102,15 +121,30 @@ pub(crate) async fn run(home: &Home, listen: SocketAddr, reporter: Reporter) -> 
         version,
         presence: Mutex::default(),
         base_chunks: api::num_chunks(&base),
+        base_bytes: base.weights.data.size_bytes,
         reporter: reporter.clone(),
+        observer: Observer::new(Spans::from_env("coordinator")?),
+        costs: CostBook::open(home)?,
+        traffic: std::sync::OnceLock::new(),
     });
     let allowed = Arc::clone(&shared);
     let allow = Arc::new(move |peer: &PublicKey| allowed.is_allowed(peer));
     let server = Server::bind(listen, &key, allow, api::router(&shared)).await?.with_limits(transfer.server_limits());
     let address = server.local_addr();
+    let _ = shared.traffic.set(server.traffic());
     crate::files::write_atomic(&home.path("address"), format!("{address}\n").as_bytes())?;
     reporter.say(format!("listening on {address}; members join with https://{address}#{}", key.public()));
 
+    // Ends with this.
+    let _metrics = match metrics {
+        Some(address) => {
+            let (shown, blobs) = (Arc::clone(&shared), home.blobs_dir());
+            let (address, serving) = metrics::serve(address, Arc::new(move || shown.metrics(&blobs))).await?;
+            reporter.say(format!("metrics on http://{address}/metrics"));
+            Some(serving)
+        }
+        None => None,
+    };
     let (stop, stopped) = watch::channel(false);
     let mut serving = tokio::spawn(server.serve(async move {
         let mut stopped = stopped;
@@ -124,6 +158,9 @@ pub(crate) async fn run(home: &Home, listen: SocketAddr, reporter: Reporter) -> 
     let _ = stop.send(true);
     // Open long polls end with the connection; nodes ask again for ever.
     let _ = tokio::time::timeout(Duration::from_secs(2), serving).await;
+    shared.book_traffic();
+    shared.costs.close();
+    shared.observer.finish().await;
     reporter.say("stopped; start again with the same command, nothing is lost");
     ended
 }
@@ -181,8 +218,13 @@ impl Loop {
                 (refusal.into_iter().collect(), Some(error))
             }
         };
+        let phase = role.state().round().map(|round| &round.phase);
         for event in &events {
-            self.reporter.say(describe(event));
+            self.observer.event(&self.reporter, event.name(), &about_coordinator(event, phase), describe(event));
+            self.round_ended(role.state(), event);
+        }
+        if !events.is_empty() {
+            self.book_traffic();
         }
         let recorded = role.record(events).await;
         let state = role.state().clone();
@@ -206,7 +248,7 @@ impl Loop {
             version.borrow_and_update();
             let state = self.state();
             if let Some(effect) = state.pending().into_iter().next() {
-                let input = effects::execute(self, effect).await?;
+                let input = self.execute(effect).await?;
                 match self.handle(None, input).await {
                     Ok(()) => {}
                     Err(NotTaken::Refused(error)) => self.reporter.say(format!("a result came too late: {error}")),
@@ -218,8 +260,53 @@ impl Loop {
             tokio::select! {
                 changed = version.changed() => changed?,
                 () = tokio::time::sleep(pause + Duration::from_millis(5)) => {}
+                () = self.keep_books() => {}
             }
         }
+    }
+
+    /// Does an effect, and books what it took.
+    async fn execute(self: &Arc<Self>, effect: CoordinatorEffect) -> Result<CoordinatorInput> {
+        let (kind, round, member, num_models) = coordinator_work(&effect);
+        let state = self.state();
+        let round = round.unwrap_or_else(|| current_round(&state));
+        let trace = state.round().map(|open| Trace::of_round(open.announcement.charter, round));
+        let phase = state.round().map(|open| phase_name(&open.phase));
+        let began = Observer::begin();
+        let input = tokio::select! {
+            input = effects::execute(self, effect) => input?,
+            () = self.keep_books() => unreachable!("books are kept for ever"),
+        };
+        let about = About { round: Some(round), member, phase };
+        let cost = self.observer.end(&began, kind, num_models * self.base_bytes, &about, trace);
+        self.costs.book_work(round, kind, &cost);
+        Ok(input)
+    }
+
+    /// Books what moves, now and then, for ever.
+    async fn keep_books(&self) {
+        loop {
+            tokio::time::sleep(BOOK_EVERY).await;
+            self.book_traffic();
+        }
+    }
+
+    /// Books what has moved since the last time to the round that is open, or else to the one that ended last.
+    fn book_traffic(&self) {
+        if let Some(traffic) = self.traffic.get() {
+            self.costs.book_traffic(current_round(&self.state()), traffic, |key| self.member_of(key));
+        }
+    }
+
+    /// A round's end closes its trace.
+    fn round_ended(&self, before: &Coordinator, event: &CoordinatorEvent) {
+        let (CoordinatorEvent::Ended { outcome, .. }, Some(round)) = (event, before.round()) else { return };
+        let announced = &round.announcement;
+        let about = About { round: Some(announced.round), member: None, phase: None };
+        let is_published = matches!(outcome.result, RoundResult::Published { .. });
+        let result = if is_published { "published" } else { "abandoned" };
+        let trace = Trace::of_round(announced.charter, announced.round);
+        self.observer.round(trace, &about, announced.opened_at, is_published, result);
     }
 
     /// Where the loop is, signed.
@@ -230,4 +317,10 @@ impl Loop {
         let outcome = state.outcomes().last().map(|outcome| Signed::by(outcome.clone(), &self.key)).transpose()?;
         Ok(News { version: state.num_events(), announcement, outcome })
     }
+}
+
+/// The number of the open round, or else of the one that ended last; 0 before the first.
+fn current_round(state: &Coordinator) -> u32 {
+    let last = || state.outcomes().last().map_or(0, |outcome| outcome.round);
+    state.round().map_or_else(last, |round| round.announcement.round)
 }

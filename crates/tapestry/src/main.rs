@@ -6,12 +6,16 @@ mod cli;
 mod clock;
 mod command;
 mod coordinator;
+mod costs;
 mod demo;
 mod files;
 mod home;
+mod logs;
 mod measure;
 mod merge;
+mod metrics;
 mod node;
+mod observe;
 mod participation;
 mod policy;
 mod progress;
@@ -19,6 +23,7 @@ mod readers;
 mod role;
 mod screen;
 mod settings;
+mod telemetry;
 mod transfer;
 
 use anyhow::Result;
@@ -40,14 +45,17 @@ fn main() -> ExitCode {
         arguments.remove(2);
     }
     let cli = Cli::parse_from(arguments);
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TAPESTRY_LOG").unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    logs::init(cli.log_format);
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            for cause in error.chain().skip(1) {
-                eprintln!("  because: {cause}");
+            if logs::is_json() {
+                tracing::error!("{error:#}");
+            } else {
+                eprintln!("error: {error}");
+                for cause in error.chain().skip(1) {
+                    eprintln!("  because: {cause}");
+                }
             }
             // A trainer's codes are part of its contract; everything else ends with 1.
             error.downcast_ref::<TrainError>().map_or(ExitCode::FAILURE, |error| ExitCode::from(error.exit_code()))
@@ -83,8 +91,8 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 async fn run_async(command: Command) -> Result<()> {
     match command {
         Command::Charter(command) => command::charter::run(command).await,
-        Command::Coordinator(CoordinatorCommand::Run { home, listen, json_progress }) => {
-            coordinator::run(&Home::at(&home), listen, Reporter::new(form(json_progress))).await
+        Command::Coordinator(CoordinatorCommand::Run { home, listen, metrics, json_progress }) => {
+            coordinator::run(&Home::at(&home), listen, metrics, Reporter::new(form(json_progress))).await
         }
         Command::Node(NodeCommand::Join { url, home, accept }) => {
             let member = command::node::join(&Home::at(&home), &url, accept).await?;
@@ -95,12 +103,13 @@ async fn run_async(command: Command) -> Result<()> {
             println!("{}", command::node::participate(&Home::at(&home), mode, reason)?);
             Ok(())
         }
-        Command::Node(NodeCommand::Run { home, json_progress }) => {
-            node::run(&Home::at(&home), Reporter::new(form(json_progress))).await
+        Command::Node(NodeCommand::Run { home, metrics, json_progress }) => {
+            node::run(&Home::at(&home), metrics, Reporter::new(form(json_progress))).await
         }
         Command::Mirror { home, listen } => {
             transfer::mirror(&Home::at(&home), listen, &Reporter::new(form(false))).await
         }
+        Command::Account(args) => command::account::run(&args).await,
         Command::Status(args) => command::status::run(&args).await,
         Command::Log(command) => command::log::run(command).await,
         Command::Merge(args) => command::merge::explain(args).await,

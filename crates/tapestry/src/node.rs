@@ -1,18 +1,23 @@
 //! A node's driver: asks the coordinator for news, and does what the state machine waits for.
 
+mod shown;
 mod training;
 
 use crate::activity;
 use crate::clock::now;
 use crate::home::Home;
 use crate::measure::measure_model;
+use crate::observe::{About, Observer, Trace, about_node, node_work};
 use crate::participation;
 use crate::progress::Reporter;
 use crate::role::{Role, open_blobs};
 use crate::settings::NodeSettings;
+use crate::telemetry::Spans;
 use crate::transfer::Transfer;
 use anyhow::{Context as _, Result, bail};
 use std::fs::File;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tapestry_core::{Digest, ModelManifest, SecretKey, Signed};
 use tapestry_net::{Dialer, NetError, retry_forever};
@@ -37,6 +42,7 @@ pub(crate) struct Driver {
     dialer: Dialer,
     transfer: Transfer,
     reporter: Reporter,
+    observer: Arc<Observer>,
     news_version: u64,
 }
 
@@ -49,7 +55,7 @@ enum Done {
 }
 
 /// Runs the node until the loop is over and its Sovereign Model is built, or until it is told to stop.
-pub(crate) async fn run(home: &Home, reporter: Reporter) -> Result<()> {
+pub(crate) async fn run(home: &Home, metrics: Option<SocketAddr>, reporter: Reporter) -> Result<()> {
     let _lock = home.lock()?;
     let settings = NodeSettings::read(home)?;
     let key = home.key()?;
@@ -62,16 +68,39 @@ pub(crate) async fn run(home: &Home, reporter: Reporter) -> Result<()> {
     let dialer = Dialer::new(&coordinator.address, coordinator.key, &key)?;
     let transfer = Transfer::open(&settings.transfer, &dialer, &key, &blobs, &reporter).await?;
     let _telling = activity::tell(dialer.clone(), reporter.clone());
-    let (home, reporter_here) = (home.clone(), reporter.clone());
-    let mut driver =
-        Driver { home, key, settings, blobs, role, dialer, transfer, reporter: reporter_here, news_version: 0 };
-    tokio::select! {
+    let observer = Arc::new(Observer::new(Spans::from_env("node")?));
+    // Ends with this.
+    let _metrics = match metrics {
+        Some(address) => {
+            let source = shown::source(home, Arc::clone(&observer), dialer.clone(), reporter.clone());
+            let (address, serving) = crate::metrics::serve(address, source).await?;
+            reporter.say(format!("metrics on http://{address}/metrics"));
+            Some(serving)
+        }
+        None => None,
+    };
+    let (home, reporter_here, observer_here) = (home.clone(), reporter.clone(), Arc::clone(&observer));
+    let mut driver = Driver {
+        home,
+        key,
+        settings,
+        blobs,
+        role,
+        dialer,
+        transfer,
+        reporter: reporter_here,
+        observer: observer_here,
+        news_version: 0,
+    };
+    let ended = tokio::select! {
         ended = driver.drive() => ended,
         signal = crate::coordinator::stop_signal() => {
             reporter.say("stopped; start again with the same command, nothing is lost");
             signal
         }
-    }
+    };
+    observer.finish().await;
+    ended
 }
 
 impl Driver {
@@ -89,7 +118,7 @@ impl Driver {
             }
             match state.pending().into_iter().next() {
                 None => self.take_news(NEWS_WAIT).await?,
-                Some(effect) => match self.execute(effect.clone()).await? {
+                Some(effect) => match self.observed(effect.clone()).await? {
                     Done::Input(input) => {
                         // What was trained is not sent against the word that was given meanwhile.
                         if matches!(*input, NodeInput::Trained { .. }) {
@@ -123,8 +152,9 @@ impl Driver {
     /// Gives an input to the state machine and makes what follows durable.
     async fn handle(&mut self, input: NodeInput) -> Result<()> {
         let events = self.role.state().handle(now(), input)?;
+        let member = self.role.state().member();
         for event in &events {
-            self.reporter.say(describe(event));
+            self.observer.event(&self.reporter, event.name(), &about_node(event, member), describe(event));
         }
         self.role.record(events).await?;
         self.clean_work();
@@ -170,6 +200,20 @@ impl Driver {
             reporter.say(format!("cannot {what}: {error}; trying again in {:.1} s", pause.as_secs_f64()));
         })
         .await
+    }
+
+    /// Does an effect, and notes what it took.
+    async fn observed(&mut self, effect: NodeEffect) -> Result<Done> {
+        let (kind, round) = node_work(&effect);
+        let state = self.role.state();
+        let open = state.round().or_else(|| state.late_round()).map(|round| round.announcement.clone());
+        let round = round.or_else(|| open.as_ref().map(|open| open.round));
+        let trace = open.zip(round).map(|(open, round)| Trace::of_round(open.charter, round));
+        let about = About { round, member: state.member().cloned(), phase: None };
+        let began = Observer::begin();
+        let done = self.execute(effect).await?;
+        self.observer.end(&began, kind, 0, &about, trace);
+        Ok(done)
     }
 
     async fn execute(&mut self, effect: NodeEffect) -> Result<Done> {

@@ -88,6 +88,11 @@ impl Reporter {
         }
     }
 
+    /// Whether messages go to standard error.
+    pub(crate) fn is_for_people(&self) -> bool {
+        self.form == Form::People
+    }
+
     /// A message without a duration.
     pub(crate) fn say(&self, detail: impl Into<String>) {
         self.start("note", detail, "").end();
@@ -148,6 +153,7 @@ impl Working {
                     let _ = writeln!(std::io::stdout().lock(), "{line}");
                 }
             }
+            Form::People if crate::logs::is_json() => crate::logs::step(step, self.started.elapsed()),
             Form::People => {
                 let time = now().to_string();
                 let time = &time[11..19];

@@ -3,6 +3,7 @@
 use super::{Loop, NotTaken};
 use crate::activity::Activity;
 use crate::clock::now;
+use crate::observe::phase_name;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -15,7 +16,7 @@ use std::time::Duration;
 use tapestry_core::{CHUNK_BYTES, Digest, MemberName, ModelManifest, PublicKey, Signed, Timestamp, WeightsManifest};
 use tapestry_governance::Charter;
 use tapestry_net::{BlobAction, Peer, blob_routes};
-use tapestry_round::coordinator::{Answer, Coordinator, CoordinatorInput, Phase, Round};
+use tapestry_round::coordinator::{Answer, Coordinator, CoordinatorInput, Round};
 use tapestry_round::{Attendance, Blame, Contribution, Decline, News, RoundResult, Verdict};
 
 /// The longest JSON body that is read.
@@ -291,16 +292,8 @@ impl Loop {
     }
 }
 
-const fn phase_name(phase: &Phase) -> &'static str {
-    match phase {
-        Phase::Collecting => "collecting",
-        Phase::Merging { .. } => "merging",
-        Phase::Gating { .. } => "gating",
-    }
-}
-
 /// A member's answer to the open round in a word, and why where there is a reason.
-fn round_answer(round: &Round, member: &MemberName) -> (&'static str, Option<String>) {
+pub(super) fn round_answer(round: &Round, member: &MemberName) -> (&'static str, Option<String>) {
     let number = round.announcement.round;
     match round.answers.get(member) {
         None => ("awaited", None),

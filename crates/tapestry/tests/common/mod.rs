@@ -113,11 +113,20 @@ impl Workshop {
 
     /// Starts a command that runs on its own.
     pub(crate) fn start(&self, command: &str) -> Process {
+        self.start_with(command, &[])
+    }
+
+    /// Starts a command with these environment variables, and without what the environment of the tests says to OpenTelemetry.
+    pub(crate) fn start_with(&self, command: &str, environment: &[(&str, &str)]) -> Process {
         let messages = self.path(&format!("messages-{}.txt", free_port()));
         let file = File::create(&messages).unwrap();
         let mut words = command.split_whitespace();
         assert_eq!(words.next(), Some("tapestry"), "{command}");
         let mut start = self.command(env!("CARGO_BIN_EXE_tapestry"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("OTEL_")) {
+            start.env_remove(name);
+        }
+        start.envs(environment.iter().copied());
         start.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         Process { child: start.spawn().unwrap(), messages }
     }
@@ -133,6 +142,11 @@ impl Workshop {
 }
 
 impl Process {
+    /// The system's number of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn messages(&self) -> String {
         fs::read_to_string(&self.messages).unwrap_or_default()
     }
