@@ -25,6 +25,9 @@ pub struct CharterTerms {
     pub members: BTreeMap<MemberName, PublicKey>,
     /// The key of the role that collects and merges. It has no vote.
     pub coordinator: PublicKey,
+    /// Who may take that role over, where its holder has vanished or hands it on. As trusted as the coordinator: none is a
+    /// choice, too.
+    pub standbys: BTreeSet<PublicKey>,
     /// How many members' signatures make the charter binding.
     pub quorum: u32,
     /// The model that the consortium starts from: the digest of its manifest.
@@ -144,7 +147,9 @@ pub enum TermsError {
     #[error("charter term `merge.weighting`: {0}")]
     Weighting(#[from] WeightError),
     /// Two parties have one key, so that their signatures could not be told apart.
-    #[error("key {key} is listed twice in the charter; every member, and the coordinator, has a key of its own")]
+    #[error(
+        "key {key} is listed twice in the charter; every member, the coordinator and each standby has a key of its own"
+    )]
     SharedKey {
         /// The key.
         key: PublicKey,
@@ -157,7 +162,7 @@ pub enum TermsError {
 pub struct Charter(CharterTerms);
 
 impl Document for Charter {
-    const DOMAIN: &'static str = "charter/3";
+    const DOMAIN: &'static str = "charter/4";
 }
 
 impl Deref for Charter {
@@ -182,6 +187,7 @@ impl TryFrom<CharterTerms> for Charter {
         range("consortium", 1..=200, terms.consortium.chars().count())?;
         range("members", 1..=1000, terms.members.len())?;
         range("version", 1..=u32::MAX, terms.version)?;
+        range("standbys", 0..=100, terms.standbys.len())?;
         // More than half: two charters with disjoint quorums must not both bind.
         range("quorum", num_members / 2 + 1..=num_members, terms.quorum)?;
         range("open_held_out.max_tokens", 2..=10_000_000, terms.open_held_out.max_tokens)?;
@@ -203,7 +209,7 @@ impl TryFrom<CharterTerms> for Charter {
             return Err(TermsError::Range { term: "previous", expected, found });
         }
         let mut keys = BTreeSet::from([terms.coordinator]);
-        match terms.members.values().find(|key| !keys.insert(**key)) {
+        match terms.standbys.iter().chain(terms.members.values()).find(|key| !keys.insert(**key)) {
             Some(key) => Err(TermsError::SharedKey { key: *key }),
             None => Ok(Self(terms)),
         }
@@ -309,6 +315,15 @@ pub enum CharterError {
         /// The one found.
         found: PublicKey,
     },
+    /// The party that takes the coordinator's role is none that the members chose for it.
+    #[error(
+        "the charter names {found} neither as coordinator nor as one of its standbys, so it cannot have that role. \
+         Members can sign a charter that does"
+    )]
+    NotAStandby {
+        /// The one found.
+        found: PublicKey,
+    },
     /// The key belongs to no member.
     #[error("key {key} is not a member's key in the charter")]
     NotAMember {
@@ -355,6 +370,23 @@ impl Charter {
             return Ok(());
         }
         Err(CharterError::NotTheCoordinator { expected: self.coordinator, found: key })
+    }
+
+    /// The keys that may have the coordinator's role: the coordinator's, and the standbys'.
+    #[must_use]
+    pub fn coordinators(&self) -> BTreeSet<PublicKey> {
+        self.standbys.iter().copied().chain([self.coordinator]).collect()
+    }
+
+    /// Checks that `key` is the coordinator's or a standby's.
+    ///
+    /// # Errors
+    /// [`CharterError::NotAStandby`].
+    pub fn check_may_coordinate(&self, key: PublicKey) -> Result<(), CharterError> {
+        if self.coordinator == key || self.standbys.contains(&key) {
+            return Ok(());
+        }
+        Err(CharterError::NotAStandby { found: key })
     }
 
     /// The member who has `key`.

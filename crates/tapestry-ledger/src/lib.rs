@@ -1,14 +1,19 @@
 //! The append-only log of a role: every entry is chained to the one before it and signed by the role's key.
 //!
-//! An entry is a [`Signed`] document with its number, the digest of the entry before it, a time and an event. The first
-//! entry is chained to the key itself, so a log cannot be passed off as another role's. Changing, dropping, inserting or
-//! reordering an entry breaks the chain; re-making the chain needs the key. What this does *not* prevent is the key's
-//! owner rewriting its own history, or showing two histories to two readers: that takes witnesses (SECURITY.md).
+//! An entry is a [`Signed`] document with its number, the digest of the entry before it, its writer, a time and an event.
+//! The first entry is chained to the key of the log's founder, so a log cannot be passed off as another role's. Changing,
+//! dropping, inserting or reordering an entry breaks the chain; re-making the chain needs the key. What this does *not*
+//! prevent is the key's owner rewriting its own history, or showing two histories to two readers: that takes witnesses
+//! (SECURITY.md).
+//!
+//! A log has one writer at a time. An entry may name *successors*, keys that may take the log over; an entry that one of
+//! them signs makes it the writer from there on, and what the one before it writes after that is no entry of this log.
 //!
 //! Pure: bytes in, verdict out. Where entries are kept is the store's business.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use tapestry_core::{CanonicalError, Digest, Document, PublicKey, SecretKey, Signed, SignedError, Timestamp};
 
 /// One entry of a log.
@@ -19,6 +24,12 @@ pub struct Entry<E> {
     pub seq: u64,
     /// The digest of the entry before it; for entry 1 the digest that stands for the key ([`Chain::new`]).
     pub previous: Digest,
+    /// Whose entry this is: the log's writer so far, or one of its successors, who is the writer from here on.
+    pub writer: PublicKey,
+    /// Who may take the log over after this entry, in place of those who were named before; absent where that stays as
+    /// it was. Nobody, at first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successors: Option<BTreeSet<PublicKey>>,
     /// When it was written, by the writer's clock; never before the entry before it.
     pub at: Timestamp,
     /// What happened.
@@ -26,13 +37,15 @@ pub struct Entry<E> {
 }
 
 impl<E: Serialize> Document for Entry<E> {
-    const DOMAIN: &'static str = "log-entry/1";
+    const DOMAIN: &'static str = "log-entry/2";
 }
 
 /// The end of a log, which decides what the next entry must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
-    key: PublicKey,
+    founder: PublicKey,
+    writer: PublicKey,
+    successors: BTreeSet<PublicKey>,
     num_entries: u64,
     head: Digest,
     last_at: Timestamp,
@@ -60,6 +73,18 @@ pub enum ChainError {
         expected: Digest,
         /// The digest that it names.
         found: Digest,
+    },
+    /// Whoever wrote it may not.
+    #[error(
+        "log entry {seq} is written by {found}; this log is written by {writer}, and {found} was not named as a successor"
+    )]
+    Writer {
+        /// The entry.
+        seq: u64,
+        /// The writer of the entry before it.
+        writer: PublicKey,
+        /// The entry's.
+        found: PublicKey,
     },
     /// Time runs backwards.
     #[error("log entry {seq} is dated {found}, before the entry before it ({previous})")]
@@ -96,11 +121,42 @@ pub enum ChainError {
 pub const MAX_ENTRY_BYTES: usize = 4 << 20;
 
 impl Chain {
-    /// The empty log of `key`.
+    /// The empty log of `founder`, who is its writer until a successor takes it over.
     #[must_use]
-    pub fn new(key: PublicKey) -> Self {
-        let head = Digest::of(format!("tapestry:log/1\n{key}").as_bytes());
-        Self { key, num_entries: 0, head, last_at: Timestamp::from_ms(0) }
+    pub fn new(founder: PublicKey) -> Self {
+        let head = Self::root(founder);
+        Self {
+            founder,
+            writer: founder,
+            successors: BTreeSet::new(),
+            num_entries: 0,
+            head,
+            last_at: Timestamp::from_ms(0),
+        }
+    }
+
+    /// What the first entry of the log of `founder` is chained to.
+    #[must_use]
+    pub fn root(founder: PublicKey) -> Digest {
+        Digest::of(format!("tapestry:log/1\n{founder}").as_bytes())
+    }
+
+    /// The key whose log this is.
+    #[must_use]
+    pub const fn founder(&self) -> PublicKey {
+        self.founder
+    }
+
+    /// The key that wrote the last entry; the founder's where there is none.
+    #[must_use]
+    pub const fn writer(&self) -> PublicKey {
+        self.writer
+    }
+
+    /// Whether `key` may write the next entry.
+    #[must_use]
+    pub fn admits(&self, key: &PublicKey) -> bool {
+        *key == self.writer || self.successors.contains(key)
     }
 
     /// How many entries the log has.
@@ -121,7 +177,7 @@ impl Chain {
         self.last_at
     }
 
-    /// Makes the next entry. The chain itself does not move until [`Chain::accept`] sees the entry, after it is durable.
+    /// Makes the next entry, by `key`. The chain itself does not move until [`Chain::accept`] sees the entry, after it is durable.
     ///
     /// # Errors
     /// Where the event has no canonical form.
@@ -131,8 +187,22 @@ impl Chain {
         event: E,
         key: &SecretKey,
     ) -> Result<Signed<Entry<E>>, CanonicalError> {
-        let entry = Entry { seq: self.num_entries + 1, previous: self.head, at: at.max(self.last_at), event };
-        Signed::by(entry, key)
+        self.seal_naming(at, event, None, key)
+    }
+
+    /// As [`Chain::seal`], and names who may take the log over.
+    ///
+    /// # Errors
+    /// As [`Chain::seal`].
+    pub fn seal_naming<E: Serialize>(
+        &self,
+        at: Timestamp,
+        event: E,
+        successors: Option<BTreeSet<PublicKey>>,
+        key: &SecretKey,
+    ) -> Result<Signed<Entry<E>>, CanonicalError> {
+        let (seq, writer, at) = (self.num_entries + 1, key.public(), at.max(self.last_at));
+        Signed::by(Entry { seq, previous: self.head, writer, successors, at, event }, key)
     }
 
     /// Checks that `signed` is the next entry of this log and moves the chain over it.
@@ -151,8 +221,15 @@ impl Chain {
         if entry.at < self.last_at {
             return Err(ChainError::Time { seq, found: entry.at, previous: self.last_at });
         }
-        signed.verify_by(&self.key).map_err(|source| ChainError::Signature { seq, source })?;
-        *self = Self { key: self.key, num_entries: seq, head: signed.digest()?, last_at: entry.at };
+        if !self.admits(&entry.writer) {
+            return Err(ChainError::Writer { seq, writer: self.writer, found: entry.writer });
+        }
+        signed.verify_by(&entry.writer).map_err(|source| ChainError::Signature { seq, source })?;
+        self.head = signed.digest()?;
+        (self.num_entries, self.writer, self.last_at) = (seq, entry.writer, entry.at);
+        if let Some(successors) = &entry.successors {
+            self.successors.clone_from(successors);
+        }
         Ok(())
     }
 

@@ -75,3 +75,33 @@ fn a_clock_that_steps_back_does_not_break_the_log() {
     }
     assert_eq!(chain.last_at(), Timestamp::from_ms(100));
 }
+
+/// Appends an entry by key `n` that names successors, and gives what the chain says.
+fn write(chain: &mut Chain, n: u8, successors: Option<&[u8]>) -> Result<(), ChainError> {
+    let named = successors.map(|named| named.iter().map(|n| key(*n).public()).collect());
+    let signed = chain.seal_naming(Timestamp::from_ms(1), "event", named, &key(n)).expect("seals");
+    chain.accept(&signed)
+}
+
+#[test]
+fn a_successor_takes_the_log_over_and_the_one_before_it_is_deposed() {
+    let mut chain = Chain::new(key(1).public());
+    assert!(matches!(write(&mut chain, 2, None), Err(ChainError::Writer { seq: 1, .. })), "nobody is named yet");
+    write(&mut chain, 1, Some(&[2, 3])).expect("the founder writes");
+    write(&mut chain, 1, None).expect("naming successors gives nothing up");
+    assert!(write(&mut chain, 4, None).is_err(), "a key that was not named");
+    write(&mut chain, 2, None).expect("a successor takes it over");
+    assert_eq!((chain.founder(), chain.writer()), (key(1).public(), key(2).public()));
+    assert!(matches!(write(&mut chain, 1, None), Err(ChainError::Writer { seq: 4, .. })), "deposed");
+    write(&mut chain, 3, Some(&[1])).expect("the other successor is still named");
+    assert!(write(&mut chain, 2, None).is_err(), "and now it is not");
+    write(&mut chain, 1, None).expect("the founder is named again");
+}
+
+#[test]
+fn the_writer_that_an_entry_names_is_the_one_that_signed_it() {
+    let mut chain = Chain::new(key(1).public());
+    let mut signed = chain.seal(Timestamp::from_ms(1), "event", &key(2)).expect("seals");
+    signed.document.writer = key(1).public();
+    assert!(matches!(chain.accept(&signed), Err(ChainError::Signature { seq: 1, .. })));
+}

@@ -4,9 +4,10 @@ use crate::NetError;
 use crate::answer::ErrorBody;
 use crate::arriving::ArrivingBlob;
 use crate::blobs::MAX_BLOB_BYTES;
-use crate::identity::{TLS_BUFFER_BYTES, client_config};
+use crate::identity::TLS_BUFFER_BYTES;
 use crate::pace::{Activity, Totals, Watched};
 use crate::planes::{self, BASE_HEADER, ENCODING_HEADER};
+use crate::servers::{ServerAddress, Servers};
 use crate::throttle::Throttle;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
@@ -27,7 +28,6 @@ use std::time::Duration;
 use tapestry_core::{Digest, PublicKey, SecretKey};
 use tapestry_store::{BlobStore, StoreError};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 /// A connection must be made within this time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -50,9 +50,7 @@ pub struct Dialer {
 }
 
 struct Shared {
-    address: String,
-    expected: PublicKey,
-    connector: TlsConnector,
+    servers: Arc<Servers>,
     kept: Mutex<Vec<Connection>>,
     totals: Arc<Totals>,
     throttle: Option<Throttle>,
@@ -62,6 +60,9 @@ type OutBody = UnsyncBoxBody<Bytes, StoreError>;
 
 struct Connection {
     sender: SendRequest<OutBody>,
+    /// Which of the servers it leads to.
+    server: usize,
+    address: Arc<ServerAddress>,
     activity: Arc<Activity>,
 }
 
@@ -114,7 +115,7 @@ enum Taker<'a> {
 
 impl fmt::Debug for Dialer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dialer").field("address", &self.shared.address).finish_non_exhaustive()
+        f.debug_struct("Dialer").field("address", &self.address()).finish_non_exhaustive()
     }
 }
 
@@ -124,15 +125,8 @@ impl Dialer {
     /// # Errors
     /// [`NetError::Address`], [`NetError::Tls`].
     pub fn new(address: &str, expected: PublicKey, key: &SecretKey) -> Result<Self, NetError> {
-        let port =
-            address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse().ok());
-        if port.is_none_or(|port: u16| port == 0) {
-            return Err(NetError::Address { address: address.to_owned() });
-        }
         let shared = Shared {
-            address: address.to_owned(),
-            expected,
-            connector: TlsConnector::from(Arc::new(client_config(key, expected)?)),
+            servers: Arc::new(Servers::new(address, expected, key)?),
             kept: Mutex::default(),
             totals: Arc::default(),
             throttle: None,
@@ -153,9 +147,7 @@ impl Dialer {
     #[must_use]
     pub fn with_max_bytes_per_second(&self, max_bytes_per_second: u64) -> Self {
         let shared = Shared {
-            address: self.shared.address.clone(),
-            expected: self.shared.expected,
-            connector: self.shared.connector.clone(),
+            servers: Arc::clone(&self.shared.servers),
             kept: Mutex::default(),
             totals: Arc::clone(&self.shared.totals),
             throttle: Some(Throttle::new(max_bytes_per_second)),
@@ -163,10 +155,35 @@ impl Dialer {
         Self { shared: Arc::new(shared), idle_timeout: self.idle_timeout }
     }
 
-    /// The address.
+    /// Another server that stands for the same role, and the key that it must prove: it is asked when the one before cannot be
+    /// reached, and the other way round. Clones learn of it too.
+    ///
+    /// # Errors
+    /// [`NetError::Address`], [`NetError::Tls`].
+    pub fn add_server(&self, address: &str, expected: PublicKey) -> Result<(), NetError> {
+        self.shared.servers.add(address, expected)
+    }
+
+    /// How many servers it knows.
     #[must_use]
-    pub fn address(&self) -> &str {
-        &self.shared.address
+    pub fn num_servers(&self) -> usize {
+        self.shared.servers.num()
+    }
+
+    /// Asks the server with this key from now on, if it is known.
+    pub fn prefer(&self, key: PublicKey) {
+        self.shared.servers.prefer(key);
+    }
+
+    /// Asks the next of the servers from now on, if there are several.
+    pub fn try_next(&self) {
+        self.shared.servers.leave(self.shared.servers.current().0);
+    }
+
+    /// The address that is asked now.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.shared.servers.current().1.address.clone()
     }
 
     /// Bytes sent and received so far, over all clones: on the wire, TLS and HTTP included.
@@ -333,7 +350,8 @@ impl Dialer {
 
     fn take_kept(&self) -> Option<Connection> {
         let mut kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|connection| !connection.sender.is_closed());
+        let current = self.shared.servers.current().0;
+        kept.retain(|connection| !connection.sender.is_closed() && connection.server == current);
         kept.pop()
     }
 
@@ -344,8 +362,10 @@ impl Dialer {
         question: &Question<'_>,
         taker: &mut Taker<'_>,
     ) -> Result<Bytes, NetError> {
-        let mut request =
-            Request::builder().method(&question.method).uri(question.path).header(header::HOST, &self.shared.address);
+        let mut request = Request::builder()
+            .method(&question.method)
+            .uri(question.path)
+            .header(header::HOST, &connection.address.address);
         if let Some(content_type) = question.content_type {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
@@ -405,10 +425,7 @@ impl Dialer {
         loop {
             let left = self.idle_timeout.saturating_sub(activity.stillness());
             if left.is_zero() {
-                return Err(NetError::Idle {
-                    address: self.shared.address.clone(),
-                    seconds: self.idle_timeout.as_secs(),
-                });
+                return Err(NetError::Idle { address: self.address(), seconds: self.idle_timeout.as_secs() });
             }
             tokio::select! {
                 biased;
@@ -419,7 +436,7 @@ impl Dialer {
     }
 
     async fn read(&self, answer: Response<Incoming>, limit: usize) -> Result<Bytes, NetError> {
-        let too_large = || NetError::TooLarge { address: self.shared.address.clone(), limit };
+        let too_large = || NetError::TooLarge { address: self.address(), limit };
         let mut body = answer.into_body();
         let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if announced > limit {
@@ -454,7 +471,7 @@ impl Dialer {
         }
         let mut body = answer.into_body();
         if body.size_hint().lower() > (MAX_BLOB_BYTES as u64).saturating_sub(blob.size_bytes()) {
-            return Err(NetError::TooLarge { address: self.shared.address.clone(), limit: MAX_BLOB_BYTES });
+            return Err(NetError::TooLarge { address: self.address(), limit: MAX_BLOB_BYTES });
         }
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| self.failed(&error))?;
@@ -468,15 +485,15 @@ impl Dialer {
     }
 
     async fn connect(&self) -> Result<Connection, NetError> {
+        let (number, server) = self.shared.servers.current();
         let activity = Activity::new(Arc::clone(&self.shared.totals));
         let connecting = async {
-            let stream = TcpStream::connect(&self.shared.address).await.map_err(|error| self.unreachable(error))?;
+            let stream = TcpStream::connect(&server.address).await.map_err(|error| self.unreachable(error))?;
             let _ = stream.set_nodelay(true);
             let stream = Watched::new(stream, Arc::clone(&activity), None, self.shared.throttle.clone());
             // The name is not used: the key is the identity.
             let name = ServerName::try_from("tapestry.invalid").map_err(|error| self.unreachable(error))?;
-            let mut stream =
-                self.shared.connector.connect(name, stream).await.map_err(|error| self.tls_failed(&error))?;
+            let mut stream = server.connector.connect(name, stream).await.map_err(|error| self.tls_failed(&error))?;
             stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
             let (sender, connection) =
                 http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.failed(&error))?;
@@ -489,20 +506,26 @@ impl Dialer {
         };
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
         let late = |_| self.unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()));
-        Ok(Connection { sender: connected.map_err(late)??, activity })
+        match connected.map_err(late).flatten() {
+            Ok(sender) => Ok(Connection { sender, server: number, address: server, activity }),
+            Err(error) => {
+                self.shared.servers.leave(number);
+                Err(error)
+            }
+        }
     }
 
     fn unreadable(&self, reason: impl ToString) -> NetError {
-        NetError::Unreadable { address: self.shared.address.clone(), reason: reason.to_string() }
+        NetError::Unreadable { address: self.address(), reason: reason.to_string() }
     }
 
     fn unreachable(&self, reason: impl ToString) -> NetError {
-        NetError::Unreachable { address: self.shared.address.clone(), reason: reason.to_string() }
+        NetError::Unreachable { address: self.address(), reason: reason.to_string() }
     }
 
     fn refusal(&self, status: StatusCode, content: &[u8]) -> NetError {
         if status == StatusCode::UNAUTHORIZED {
-            return NetError::NotAllowed { address: self.shared.address.clone() };
+            return NetError::NotAllowed { address: self.address() };
         }
         let ErrorBody { error, retry } = serde_json::from_slice(content).unwrap_or_else(|_| {
             let error = String::from_utf8_lossy(content).into_owned();
@@ -528,9 +551,11 @@ impl Dialer {
     fn tls_failed(&self, error: &std::io::Error) -> NetError {
         use rustls::AlertDescription as Alert;
         use rustls::Error as Tls;
-        let address = self.shared.address.clone();
+        let address = self.address();
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) {
-            Some(Tls::InvalidCertificate(_)) => NetError::WrongServerKey { address, expected: self.shared.expected },
+            Some(Tls::InvalidCertificate(_)) => {
+                NetError::WrongServerKey { address, expected: self.shared.servers.current().1.expected }
+            }
             Some(Tls::AlertReceived(
                 Alert::AccessDenied
                 | Alert::BadCertificate

@@ -17,6 +17,7 @@ mod mirrors;
 mod pace;
 mod planes;
 mod server;
+mod servers;
 mod throttle;
 mod traffic;
 mod transfer;

@@ -14,12 +14,13 @@
 mod answers;
 mod event;
 mod judging;
+mod role;
 #[cfg(test)]
 mod tests;
 
 pub use event::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput, LateContribution, MergeInput, MergeWork};
 
-use crate::{Announcement, Attendance, Contribution, Outcome, RoundError, RoundResult, Verdict};
+use crate::{Announcement, Attendance, Contribution, HandOver, Outcome, RoundError, RoundResult, Tenure, Verdict};
 use std::collections::BTreeMap;
 use tapestry_core::{Digest, MemberName, PublicKey, Signed, Timestamp};
 use tapestry_governance::Charter;
@@ -28,7 +29,12 @@ use tapestry_merge::weights::{Bounds, Candidate, CommunityScore, WeightRecord};
 /// The state of a coordinator: the fold of its log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Coordinator {
-    key: PublicKey,
+    /// The key whose log this is: the charter's coordinator.
+    founder: PublicKey,
+    /// How the role's holder took it, where it changed hands.
+    tenure: Option<Signed<Tenure>>,
+    /// To whom the holder has given the role, until it is taken.
+    hand_over: Option<HandOver>,
     num_events: u64,
     charter: Option<(Digest, Signed<Charter>)>,
     base: Option<Digest>,
@@ -105,11 +111,13 @@ impl Coordinator {
     /// How many refused messages of one member are recorded in one round.
     pub const MAX_REFUSALS: u32 = 16;
 
-    /// A coordinator with an empty log.
+    /// A coordinator with an empty log, which `founder` founds.
     #[must_use]
-    pub const fn new(key: PublicKey) -> Self {
+    pub const fn new(founder: PublicKey) -> Self {
         Self {
-            key,
+            founder,
+            tenure: None,
+            hand_over: None,
             num_events: 0,
             charter: None,
             base: None,
@@ -176,14 +184,14 @@ impl Coordinator {
     /// When time alone changes something: the end of the open window.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let round = self.round.as_ref()?;
+        let round = self.round.as_ref().filter(|_| self.hand_over.is_none())?;
         matches!(round.phase, Phase::Collecting).then_some(round.announcement.closes_at)
     }
 
     /// What this state waits to have done. Asking again gives the same until an input answers it.
     #[must_use]
     pub fn pending(&self) -> Vec<CoordinatorEffect> {
-        let Some((_, signed)) = &self.charter else { return vec![] };
+        let Some((_, signed)) = self.charter.as_ref().filter(|_| self.hand_over.is_none()) else { return vec![] };
         let base = signed.document.base;
         if !self.measured.contains_key(&base) {
             return vec![CoordinatorEffect::MeasureBase { base }];
@@ -231,11 +239,24 @@ impl Coordinator {
     pub fn handle(&self, now: Timestamp, input: CoordinatorInput) -> Result<Vec<CoordinatorEvent>, RoundError> {
         let mut next = self.clone();
         let mut events = vec![];
+        match (&self.hand_over, &input) {
+            (Some(_), CoordinatorInput::Tick) => return Ok(vec![]),
+            (None, _) | (Some(_), CoordinatorInput::TakeRole { .. }) => {}
+            (Some(HandOver { to, .. }), _) => return Err(RoundError::HandedOver { to: *to }),
+        }
         match input {
             CoordinatorInput::Tick => {}
+            CoordinatorInput::TakeRole { tenure } => {
+                self.check_take(&tenure)?;
+                return Ok(vec![CoordinatorEvent::RoleTaken { tenure }]);
+            }
+            CoordinatorInput::HandOver { to, address } => {
+                let hand_over = self.give_away(to, address)?;
+                return Ok(vec![CoordinatorEvent::RoleHandedOver { hand_over }]);
+            }
             CoordinatorInput::AdoptCharter(signed) => {
                 let charter = Charter::binding(&signed, now)?;
-                charter.check_coordinator(self.key)?;
+                charter.check_coordinator(self.founder)?;
                 if let Some((expected, _)) = &self.charter {
                     let found = signed.digest()?;
                     if *expected != found {
@@ -416,9 +437,16 @@ impl Coordinator {
         let unexpected = RoundError::Unexpected { what: event.name() };
         match event {
             CoordinatorEvent::CharterAdopted { charter } => {
+                charter.document.check_coordinator(self.founder)?;
                 self.base = Some(charter.document.base);
                 self.charter = Some((charter.digest()?, charter.clone()));
             }
+            CoordinatorEvent::RoleTaken { tenure } => {
+                self.check_take(tenure)?;
+                self.tenure = Some(tenure.clone());
+                self.hand_over = None;
+            }
+            CoordinatorEvent::RoleHandedOver { hand_over } => self.hand_over = Some(hand_over.clone()),
             CoordinatorEvent::BaseMeasured { base, bpb } => {
                 self.measured.insert(*base, *bpb);
             }

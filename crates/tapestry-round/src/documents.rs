@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use tapestry_core::{Digest, Document, MemberName, Signed, Timestamp};
+use tapestry_core::{Digest, Document, MemberName, PublicKey, Signed, Timestamp};
 use tapestry_merge::weights::WeightRecord;
 
 /// The coordinator opens a round.
@@ -24,6 +24,60 @@ pub struct Announcement {
 
 impl Document for Announcement {
     const DOMAIN: &'static str = "announcement/1";
+}
+
+/// A key has the coordinator's role from now on: the charter's coordinator again, or one of its standbys.
+///
+/// Signed by that key. The first holder needs none: it is the charter's coordinator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tenure {
+    /// The charter.
+    pub charter: Digest,
+    /// Grows with each change of the role's holder: the first tenure has no document and counts as 1, so from 2.
+    pub number: u64,
+    /// The key that has the role.
+    pub coordinator: PublicKey,
+    /// Where it listens (`HOST:PORT`), where members should know another address than they have. At most
+    /// [`MAX_ADDRESS_BYTES`] long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+}
+
+impl Document for Tenure {
+    const DOMAIN: &'static str = "tenure/1";
+}
+
+/// The holder of the coordinator's role gives it to another, and decides nothing any more.
+///
+/// Signed by the holder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandOver {
+    /// The charter.
+    pub charter: Digest,
+    /// The number of the tenure that ends.
+    pub number: u64,
+    /// The key that may take the role, and no other.
+    pub to: PublicKey,
+    /// Where members will find it (`HOST:PORT`), where they should know. At most [`MAX_ADDRESS_BYTES`] long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+}
+
+impl Document for HandOver {
+    const DOMAIN: &'static str = "hand-over/1";
+}
+
+/// The longest address that is taken.
+pub const MAX_ADDRESS_BYTES: usize = 300;
+
+/// Whether an address is short, printable, and of the form `HOST:PORT`.
+pub(crate) fn is_address(address: &str) -> bool {
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse().ok());
+    address.len() <= MAX_ADDRESS_BYTES
+        && address.bytes().all(|b| b.is_ascii_graphic())
+        && port.is_some_and(|port: u16| port > 0)
 }
 
 /// What a training run was, as its member states it.
@@ -299,12 +353,18 @@ impl Document for Outcome {
     const DOMAIN: &'static str = "outcome/3";
 }
 
-/// What a node learns when it asks where the loop is. Each part is signed by the coordinator.
+/// What a node learns when it asks where the loop is. Each part is signed by the holder of the coordinator's role.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct News {
     /// Grows with each change, so that a node can wait for the next.
     pub version: u64,
+    /// Who has the coordinator's role since it changed hands last; none where it never did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenure: Option<Signed<Tenure>>,
+    /// Who will have it, where it was handed over and not taken yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hand_over: Option<Signed<HandOver>>,
     /// The open round, if there is one.
     pub announcement: Option<Signed<Announcement>>,
     /// The last round that ended, if there is one.

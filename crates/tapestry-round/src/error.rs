@@ -1,6 +1,6 @@
 //! Why a state machine does not take an input.
 
-use tapestry_core::{CanonicalError, Digest, MemberName, SignedError};
+use tapestry_core::{CanonicalError, Digest, MemberName, PublicKey, SignedError};
 use tapestry_governance::CharterError;
 
 /// Who is to blame, which decides what happens next.
@@ -129,6 +129,30 @@ pub enum RoundError {
         /// The announcement's.
         found: u64,
     },
+    /// The coordinator's role has been handed over; who had it decides nothing any more.
+    #[error("the coordinator's role was handed over to {to}; nothing is decided here any more")]
+    HandedOver {
+        /// To whom.
+        to: PublicKey,
+    },
+    /// Somebody takes the coordinator's role, or gives it away, who cannot now.
+    #[error("the coordinator's role cannot change hands like this: {reason}")]
+    Role {
+        /// Why.
+        reason: String,
+    },
+    /// The news of somebody who had the coordinator's role before another took it.
+    #[error(
+        "this is from tenure {found} of the coordinator's role; {coordinator} has it since tenure {known}, and who had it before is not followed any more"
+    )]
+    Deposed {
+        /// The newest tenure that is known.
+        known: u64,
+        /// Who has the role in it.
+        coordinator: PublicKey,
+        /// The one found.
+        found: u64,
+    },
     /// An event or result that the state did not wait for.
     #[error("unexpected {what} in this state")]
     Unexpected {
@@ -159,7 +183,10 @@ impl RoundError {
             | Self::TooLong { .. } => Blame::Member,
             Self::OtherRound { expected, found } if *found < *expected => Blame::Timing,
             Self::OtherRound { .. } => Blame::Member,
-            Self::Charter(_) | Self::UnexpectedBase { .. } | Self::BentCharter { .. } => Blame::Coordinator,
+            Self::HandedOver { .. } | Self::Deposed { .. } => Blame::Timing,
+            Self::Role { .. } | Self::Charter(_) | Self::UnexpectedBase { .. } | Self::BentCharter { .. } => {
+                Blame::Coordinator
+            }
             Self::NoRound
             | Self::OldAttendance { .. }
             | Self::Answered { .. }

@@ -19,7 +19,7 @@ mod error;
 pub mod node;
 
 pub use documents::{
-    Announcement, Attendance, Contribution, Decline, News, Outcome, RefusalReason, RoundResult, Screening,
-    TrainingMetrics, Verdict,
+    Announcement, Attendance, Contribution, Decline, HandOver, MAX_ADDRESS_BYTES, News, Outcome, RefusalReason,
+    RoundResult, Screening, Tenure, TrainingMetrics, Verdict,
 };
 pub use error::{Blame, RoundError};

@@ -6,6 +6,7 @@
 //! Only [`ContributedCpt`] can become a contribution. [`SovereignModel`], the result of Private CPT, has no way into one:
 //! no function of this crate takes it, and it holds no manifest of weights that the store could send.
 
+mod coordinators;
 mod event;
 mod participation;
 #[cfg(test)]
@@ -17,7 +18,7 @@ pub use event::{
 };
 
 use crate::{Announcement, Decline, News, Outcome, RoundError, RoundResult};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tapestry_core::{Digest, MemberName, PublicKey, Signed, Timestamp};
 use tapestry_governance::Charter;
 
@@ -26,6 +27,8 @@ use tapestry_governance::Charter;
 pub struct Node {
     key: PublicKey,
     charter: Option<Membership>,
+    /// Who coordinates.
+    role: coordinators::Role,
     /// The newest model that the charter's chain of publications leads to.
     base: Option<Digest>,
     /// Whether that model is on this machine.
@@ -89,6 +92,7 @@ impl Node {
         Self {
             key,
             charter: None,
+            role: coordinators::Role { tenure: None, addresses: BTreeMap::new(), hand_over: None },
             base: None,
             is_base_held: false,
             round: None,
@@ -290,8 +294,10 @@ impl Node {
         charter.check_time(now)?;
         let mut events = vec![];
         let mut next = self.clone();
+        next.take_tenure(charter, *digest, news.tenure, &mut events)?;
+        let coordinator = next.coordinator().ok_or(RoundError::NoCharter)?;
         if let Some(signed) = news.outcome {
-            let outcome = signed.verify_by(&charter.coordinator)?;
+            let outcome = signed.verify_by(&coordinator)?;
             check_charter(*digest, outcome.charter)?;
             let last_round = next.last_outcome.as_ref().map_or(0, |last| last.round);
             if outcome.round > last_round {
@@ -299,8 +305,11 @@ impl Node {
                 next.push(&mut events, NodeEvent::OutcomeAccepted { outcome: signed })?;
             }
         }
+        if let Some(signed) = news.hand_over {
+            next.take_hand_over(charter, *digest, signed, &mut events)?;
+        }
         if let Some(signed) = news.announcement {
-            let announcement = signed.verify_by(&charter.coordinator)?;
+            let announcement = signed.verify_by(&coordinator)?;
             check_charter(*digest, announcement.charter)?;
             let is_open = next.round.as_ref().is_some_and(|open| open.announcement.round >= announcement.round);
             let is_over = next.last_outcome.as_ref().is_some_and(|last| last.round >= announcement.round);
@@ -392,6 +401,8 @@ impl Node {
                 self.base = Some(charter.document.base);
                 self.charter = Some(Membership { member, digest: charter.digest()?, signed: charter.clone() });
             }
+            NodeEvent::CoordinatorChanged { tenure } => self.apply_tenure(&tenure.document),
+            NodeEvent::CoordinatorMoves { hand_over } => self.apply_hand_over(&hand_over.document),
             NodeEvent::RoundAccepted { announcement } => {
                 let announcement = announcement.document.clone();
                 self.round = Some(NodeRound { announcement, progress: Progress::Accepted });

@@ -8,7 +8,7 @@ use tapestry_governance::Charter;
 use tapestry_merge::weights::WeightRecord;
 use tapestry_round::coordinator::{Coordinator, CoordinatorEvent, LateContribution, MergeWork};
 use tapestry_round::node::{Node, NodeEvent};
-use tapestry_round::{Announcement, Attendance, Contribution, Outcome, RoundResult, Screening, Verdict};
+use tapestry_round::{Announcement, Attendance, Contribution, Outcome, RoundResult, Screening, Tenure, Verdict};
 
 use crate::model::{Blobs, Vector};
 use crate::scenario::Scenario;
@@ -43,6 +43,8 @@ pub(crate) struct Checks {
     /// Contributions whose arrival was confirmed to their member.
     confirmed: BTreeMap<(u32, MemberName), Digest>,
     num_refusals: BTreeMap<MemberName, u32>,
+    /// How often the coordinator's role changed hands.
+    num_tenures: u64,
     /// The state of the method of merging, and that of the last merge that is recorded.
     states: Vec<Digest>,
     latest_states: Vec<Digest>,
@@ -99,6 +101,7 @@ impl Checks {
             downloads: BTreeMap::new(),
             confirmed: BTreeMap::new(),
             num_refusals: BTreeMap::new(),
+            num_tenures: 0,
             states: vec![],
             latest_states: vec![],
             trained: scenario.members.iter().map(|_| BTreeSet::new()).collect(),
@@ -133,7 +136,17 @@ impl Checks {
             CoordinatorEvent::CharterAdopted { charter } => {
                 require(*charter == self.charter, || "another charter was adopted".into())
             }
-            CoordinatorEvent::BaseMeasured { .. } | CoordinatorEvent::CommunityMeasured { .. } => Ok(()),
+            CoordinatorEvent::BaseMeasured { .. }
+            | CoordinatorEvent::CommunityMeasured { .. }
+            | CoordinatorEvent::RoleHandedOver { .. } => Ok(()),
+            CoordinatorEvent::RoleTaken { tenure } => {
+                let Tenure { number, coordinator, .. } = tenure.document;
+                self.num_tenures += 1;
+                require(number == self.num_tenures + 1, || format!("tenure {number} is out of order"))?;
+                let may = self.charter.document.coordinators().contains(&coordinator);
+                require(may, || "a stranger has the coordinator's role".into())?;
+                tenure.verify_by(&coordinator).map(drop).map_err(|e| format!("a forged tenure was recorded: {e}"))
+            }
             CoordinatorEvent::Merged { states, .. } => {
                 self.latest_states.clone_from(states);
                 Ok(())
@@ -268,6 +281,10 @@ impl Checks {
     fn counted(&self, round: u32, member: &MemberName) -> Option<&Contribution> {
         let key = (round, member.clone());
         self.received.get(&key).or_else(|| self.late.get(&key))
+    }
+
+    pub(crate) const fn num_tenures(&self) -> u64 {
+        self.num_tenures
     }
 
     pub(crate) fn num_late(&self) -> u64 {

@@ -1,6 +1,6 @@
 //! The coordinator's driver: turns messages into inputs and effects into work.
 
-use tapestry_core::Signed;
+use tapestry_core::{SecretKey, Signed};
 use tapestry_round::coordinator::{Coordinator, CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
 use tapestry_round::{Blame, Contribution, News, RoundError};
 
@@ -14,7 +14,20 @@ use crate::world::World;
 
 /// Grows with each change of what nodes are told.
 fn version_of(state: &Coordinator) -> u64 {
-    2 * state.outcomes().len() as u64 + u64::from(state.round().is_some())
+    let tenure = 2 * state.tenure_number() + u64::from(state.hand_over().is_some());
+    (tenure << 32) + 2 * state.outcomes().len() as u64 + u64::from(state.round().is_some())
+}
+
+/// What a coordinator with this state and key tells everybody, signed.
+pub(crate) fn news_of(state: &Coordinator, key: &SecretKey) -> News {
+    let sign = |announcement: &_| Signed::by(Clone::clone(announcement), key).expect("canonical");
+    News {
+        version: version_of(state),
+        tenure: state.tenure().cloned(),
+        hand_over: state.hand_over().map(|given| Signed::by(given.clone(), key).expect("canonical")),
+        announcement: state.round().map(|round| sign(&round.announcement)),
+        outcome: state.outcomes().last().map(|outcome| Signed::by(outcome.clone(), key).expect("canonical")),
+    }
 }
 
 impl World {
@@ -24,6 +37,7 @@ impl World {
             let charter = self.scenario.charter.clone();
             self.must_take(CoordinatorInput::AdoptCharter(charter))?;
         }
+        self.takes_role()?;
         self.coordinator_wakes()
     }
 
@@ -36,7 +50,7 @@ impl World {
     }
 
     /// Feeds an input that the machine must take.
-    fn must_take(&mut self, input: CoordinatorInput) -> Result<(), Violation> {
+    pub(crate) fn must_take(&mut self, input: CoordinatorInput) -> Result<(), Violation> {
         self.coordinator_takes(input)?.map_err(|error| format!("the coordinator refuses its own driver: {error}"))
     }
 
@@ -84,18 +98,12 @@ impl World {
         if let Some(news) = self.news.as_ref().filter(|news| news.version == version) {
             return Some(news.clone());
         }
-        let key = self.coordinator.key();
-        let sign = |announcement: &_| Signed::by(Clone::clone(announcement), key).expect("canonical");
-        self.news = Some(News {
-            version,
-            announcement: state.round().map(|round| sign(&round.announcement)),
-            outcome: state.outcomes().last().map(|outcome| Signed::by(outcome.clone(), key).expect("canonical")),
-        });
+        self.news = Some(news_of(state, self.coordinator.key()));
         self.news.clone()
     }
 
     pub(crate) fn coordinator_hears(&mut self, from: Party, message: Message) -> Result<(), Violation> {
-        if self.coordinator.state().is_none() {
+        if self.deposed_hears(from, &message)? || self.coordinator.state().is_none() {
             return Ok(());
         }
         match (from, message) {
@@ -330,7 +338,7 @@ impl World {
         match party {
             Party::Coordinator => self.coordinator.key().public(),
             Party::Node(node) => self.nodes[node].role.key().public(),
-            Party::Stranger | Party::Mirror => scenario::key(scenario::STRANGER).public(),
+            Party::Stranger | Party::Mirror | Party::Deposed => scenario::key(scenario::STRANGER).public(),
         }
     }
 }

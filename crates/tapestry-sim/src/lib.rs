@@ -32,6 +32,7 @@ mod random;
 mod role;
 mod scenario;
 mod store;
+mod takeover;
 mod transfer;
 mod weighing;
 mod world;
@@ -60,6 +61,8 @@ pub enum Sabotage {
     SendsAllChunksAgain,
     /// A node keeps whatever bytes a mirror sends, under the name that it asked for.
     BelievesMirrors,
+    /// A coordinator that another has replaced confirms what it could not write.
+    DeposedConfirms,
     /// One byte of the coordinator's log changes where it is kept.
     ChangesAnEntry,
 }
@@ -83,6 +86,8 @@ pub struct Summary {
     pub num_entries: u64,
     /// Contributions that counted in a later round than the one they were trained for.
     pub num_late: u64,
+    /// How often another took the coordinator's role.
+    pub num_tenures: u64,
     /// Members of the consortium.
     pub num_members: usize,
     /// Simulated time in milliseconds.

@@ -157,6 +157,8 @@ impl World {
         };
         let mut news = News {
             version: self.random.next(),
+            tenure: None,
+            hand_over: None,
             announcement: Some(Signed::by(announcement, own).expect("canonical")),
             outcome: Some(Signed::by(outcome, own).expect("canonical")),
         };

@@ -17,6 +17,8 @@ pub(crate) enum Party {
     Node(usize),
     /// Somebody who holds what the coordinator has published, and serves it.
     Mirror,
+    /// A coordinator that was replaced, and goes on.
+    Deposed,
     /// Somebody whose key is in no charter.
     Stranger,
 }
@@ -150,6 +152,8 @@ pub(crate) enum Happening {
     ChangesMind {
         node: usize,
     },
+    /// A standby goes on in the coordinator's place.
+    TakesOver,
     /// Some clock jumps, forwards or back.
     ClockJumps,
     /// Some role dies.
@@ -168,6 +172,7 @@ impl Happening {
             Self::Arrives { to: party, .. } | Self::Wakes { party, .. } | Self::Starts { party } => Some(*party),
             Self::CoordinatorWorked { .. } | Self::ChunksSynced { .. } => Some(Party::Coordinator),
             Self::NodeWorked { node, .. } | Self::ChangesMind { node } => Some(Party::Node(*node)),
+            Self::TakesOver => Some(Party::Coordinator),
             Self::ClockJumps | Self::Crash | Self::Mischief => None,
         }
     }

@@ -77,7 +77,9 @@ impl World {
                     return Ok(());
                 }
                 let answer = self.node_takes(node, NodeInput::News(*news))?;
-                if from == Party::Coordinator {
+                // What the one before has said may come after what its successor says.
+                let is_old = matches!(answer, Err(RoundError::Deposed { .. }));
+                if from == Party::Coordinator && !is_old {
                     self.nodes[node].version = version;
                     return match answer {
                         Err(error) if !self.is_expired() => Err(format!("node {node} refuses honest news: {error}")),

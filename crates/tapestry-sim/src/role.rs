@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
 use tapestry_core::{PublicKey, SecretKey, Timestamp};
 use tapestry_ledger::Chain;
 use tapestry_round::RoundError;
@@ -24,10 +25,11 @@ pub(crate) trait Machine: Clone + PartialEq + std::fmt::Debug {
     fn handle(&self, now: Timestamp, input: Self::Input) -> Result<Vec<Self::Event>, RoundError>;
     fn apply(&mut self, event: &Self::Event) -> Result<(), RoundError>;
     fn pending(&self) -> Vec<Self::Effect>;
+    fn successors(&self, event: &Self::Event) -> Option<BTreeSet<PublicKey>>;
 }
 
 macro_rules! machine {
-    ($machine:ty, $event:ty, $input:ty, $effect:ty) => {
+    ($machine:ty, $event:ty, $input:ty, $effect:ty, $successors:expr) => {
         impl Machine for $machine {
             type Event = $event;
             type Input = $input;
@@ -48,12 +50,16 @@ macro_rules! machine {
             fn pending(&self) -> Vec<$effect> {
                 Self::pending(self)
             }
+
+            fn successors(&self, event: &$event) -> Option<BTreeSet<PublicKey>> {
+                ($successors)(self, event)
+            }
         }
     };
 }
 
-machine!(Coordinator, CoordinatorEvent, CoordinatorInput, CoordinatorEffect);
-machine!(Node, NodeEvent, NodeInput, NodeEffect);
+machine!(Coordinator, CoordinatorEvent, CoordinatorInput, CoordinatorEffect, Coordinator::successors);
+machine!(Node, NodeEvent, NodeInput, NodeEffect, |_, _| None);
 
 /// What becomes of one write. A write is whole or not there: a temporary file that is synced and renamed leaves nothing half done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +79,9 @@ pub(crate) enum Fate {
 /// A party that keeps a log.
 #[derive(Debug)]
 pub(crate) struct Role<M: Machine> {
+    /// Whose log it is.
+    founder: PublicKey,
+    /// Who writes it now.
     key: SecretKey,
     /// None while its process is dead.
     state: Option<M>,
@@ -106,6 +115,7 @@ impl<M: Machine> Role<M> {
     pub(crate) fn new(key: SecretKey, forgets_to_sync: bool) -> Self {
         let public = key.public();
         Self {
+            founder: public,
             key,
             state: Some(M::empty(public)),
             entries: vec![],
@@ -123,6 +133,17 @@ impl<M: Machine> Role<M> {
         &self.key
     }
 
+    /// Another process, perhaps on another machine, is the one that starts next on this log. This one is gone.
+    pub(crate) fn pass_to(&mut self, key: SecretKey) {
+        self.die();
+        self.key = key;
+    }
+
+    /// The log is with its founder where nobody else can have it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub(crate) const fn state(&self) -> Option<&M> {
         self.state.as_ref()
     }
@@ -136,7 +157,7 @@ impl<M: Machine> Role<M> {
     }
 
     fn chain(&self) -> Chain {
-        self.read.last().map_or_else(|| Chain::new(self.key.public()), |(_, _, chain)| *chain)
+        self.read.last().map_or_else(|| Chain::new(self.founder), |(_, _, chain)| chain.clone())
     }
 
     /// The clock of this role, which never runs behind its log.
@@ -202,7 +223,8 @@ impl<M: Machine> Role<M> {
     /// Writes an entry and reads it again from its bytes, which is where its signature and its place in the chain are verified.
     fn append(&mut self, now: Timestamp, event: M::Event) -> Result<(Timestamp, M::Event), Violation> {
         let mut chain = self.chain();
-        let entry = chain.seal(now, event.clone(), &self.key);
+        let successors = self.state.as_ref().and_then(|state| state.successors(&event));
+        let entry = chain.seal_naming(now, event.clone(), successors, &self.key);
         let entry = entry.map_err(|e| format!("an event has no canonical form: {e}: {event:?}"))?;
         let bytes = serde_json::to_vec(&entry).map_err(|e| format!("an entry does not serialise: {e}"))?;
         let read = chain.accept_bytes::<M::Event>(&bytes);
@@ -244,7 +266,7 @@ impl<M: Machine> Role<M> {
         if !trusts_what_it_finds {
             self.num_synced = self.entries.len();
         }
-        let mut state = M::empty(self.key.public());
+        let mut state = M::empty(self.founder);
         for (_, event, _) in &self.read {
             state.apply(event).map_err(|e| e.to_string())?;
         }
@@ -271,8 +293,7 @@ impl<M: Machine> Role<M> {
     /// # Errors
     /// Where the log does not verify, or an event cannot follow, or it is not the log that was acted on.
     pub(crate) fn verify_log(&self) -> Result<(), Violation> {
-        let public = self.key.public();
-        let (mut chain, mut state) = (Chain::new(public), M::empty(public));
+        let (mut chain, mut state) = (Chain::new(self.founder), M::empty(self.founder));
         for bytes in &self.entries {
             let entry = chain.accept_bytes::<M::Event>(bytes).map_err(|e| format!("the log does not verify: {e}"))?;
             state.apply(&entry.event).map_err(|e| e.to_string())?;

@@ -1,6 +1,6 @@
 //! What a seed stands for: a charter, members with their characters, and how bad the weather is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tapestry_core::{Digest, MemberName, SecretKey, Signed, Timestamp};
 use tapestry_governance::{Charter, CharterTerms, GateTerms, HeldOutTerms, MergeTerms, RoundTerms, ScreeningTerms};
@@ -17,6 +17,9 @@ pub(crate) const START_MS: u64 = 1_800_000_000_000;
 
 /// The number of the key that is in no charter.
 pub(crate) const STRANGER: u8 = 201;
+
+/// The number of the standby's key.
+pub(crate) const STANDBY: u8 = 202;
 
 /// How a member behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub(crate) struct Scenario {
     pub(crate) members: Vec<Member>,
     pub(crate) weather: Weather,
     pub(crate) mirror: Option<Mirror>,
+    /// When the coordinator's role changes hands.
+    pub(crate) take_overs_ms: Vec<u64>,
     /// Whether strangers and forgers do harm.
     pub(crate) has_mischief: bool,
 }
@@ -129,6 +134,7 @@ impl Scenario {
         let members = (0..num_members).map(honest).collect();
         let mut scenario = Self::of(members, Weather::calm(), None, random);
         scenario.has_mischief = false;
+        scenario.take_overs_ms.clear();
         let mut terms = CharterTerms::from(scenario.charter.document.clone());
         terms.rounds = RoundTerms { num_rounds, window_ms: 600_000, min_contributions: 1, late_rounds: 0 };
         terms.merge.weighting = Weighting::Uniform(Uniform {});
@@ -159,6 +165,7 @@ impl Scenario {
             previous: None,
             members: members.iter().map(|m| (m.name.clone(), m.key.public())).collect::<BTreeMap<_, _>>(),
             coordinator: coordinator_key.public(),
+            standbys: BTreeSet::from([key(STANDBY).public()]),
             quorum: few(quorum),
             base: Vector::adopted().digest(),
             open_held_out: HeldOutTerms { text: Digest::of(b"open text"), max_tokens: 100 },
@@ -179,7 +186,9 @@ impl Scenario {
         for member in members.iter().take(usize::try_from(quorum).expect("a few")) {
             charter.sign(&member.key).expect("a charter has a canonical form");
         }
-        Self { charter, coordinator_key, members, weather, mirror, has_mischief: true }
+        let num_take_overs = if random.chance(0.4) { random.between(1, 4) } else { 0 };
+        let take_overs_ms = (0..num_take_overs).map(|_| START_MS + random.between(2_000, 80_000)).collect();
+        Self { charter, coordinator_key, members, weather, mirror, take_overs_ms, has_mischief: true }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::random::Random;
 use crate::role::{Fate, Role};
 use crate::scenario::{Character, Partition, START_MS, Scenario};
 use crate::store::Store;
+use crate::takeover::Deposed;
 use crate::transfer::Transfer;
 use crate::{Sabotage, Summary};
 
@@ -30,6 +31,8 @@ pub(crate) struct World {
     pub(crate) store: Store,
     /// Chunks that wait to be synced together, with who is to be told over which connection.
     pub(crate) pushed: Vec<(usize, u64, Digest)>,
+    /// A coordinator that another has replaced, and that does not know it yet.
+    pub(crate) deposed: Option<Deposed>,
     /// What the coordinator last told, signed.
     pub(crate) news: Option<News>,
     /// Every model that was ever made.
@@ -95,6 +98,7 @@ impl World {
             coordinator,
             store,
             pushed: vec![],
+            deposed: None,
             news: None,
             blobs,
             coordinator_skew_ms: 0,
@@ -149,6 +153,9 @@ impl World {
             let at_ms = self.now_ms + self.random.between(4_000, 20_000);
             self.plan(at_ms, Happening::ChangesMind { node });
         }
+        for at_ms in self.scenario.take_overs_ms.clone() {
+            self.plan(at_ms, Happening::TakesOver);
+        }
         if self.scenario.weather.max_clock_skew_ms > 0 {
             self.plan(self.now_ms + 1_000, Happening::ClockJumps);
         }
@@ -179,7 +186,7 @@ impl World {
             + match party {
                 Party::Coordinator => self.coordinator_skew_ms,
                 Party::Node(node) => self.nodes[node].skew_ms,
-                Party::Stranger | Party::Mirror => 0,
+                Party::Stranger | Party::Mirror | Party::Deposed => 0,
             }
     }
 
@@ -241,7 +248,7 @@ impl World {
                         self.mirror_hears(from, &message);
                         Ok(())
                     }
-                    Party::Stranger => Ok(()),
+                    Party::Stranger | Party::Deposed => Ok(()),
                 }
             }
             Happening::ChunksSynced { life } => {
@@ -249,6 +256,7 @@ impl World {
                 Ok(())
             }
             Happening::ChangesMind { node } => self.changes_mind(node),
+            Happening::TakesOver => self.takes_over(),
             Happening::ClockJumps => {
                 self.clock_jumps();
                 Ok(())
@@ -284,7 +292,7 @@ impl World {
         let is_alive = match party {
             Party::Coordinator => self.coordinator.state().is_some(),
             Party::Node(node) => self.nodes[node].role.state().is_some(),
-            Party::Stranger | Party::Mirror => false,
+            Party::Stranger | Party::Mirror | Party::Deposed => false,
         };
         if is_alive && (party == Party::Coordinator || self.has_node(party)) {
             self.died(party);
@@ -318,7 +326,7 @@ impl World {
                     node.store.lose_power(&mut self.random);
                 }
             }
-            Party::Stranger | Party::Mirror => {}
+            Party::Stranger | Party::Mirror | Party::Deposed => {}
         }
         let at_ms = self.now_ms + self.random.between(100, 5_000);
         self.tell(|| format!("{party:?} dies{}", if loses_power { " of a power loss" } else { "" }));
@@ -346,7 +354,7 @@ impl World {
         }
     }
 
-    fn start(&mut self, party: Party, is_first: bool) -> Result<(), Violation> {
+    pub(crate) fn start(&mut self, party: Party, is_first: bool) -> Result<(), Violation> {
         let skew_ms = self.skew_ms();
         let trusts = self.sabotage == Some(Sabotage::TrustsUnsyncedLog);
         self.tell(|| format!("{party:?} starts"));
@@ -376,7 +384,7 @@ impl World {
                 }
                 self.node_starts(node)
             }
-            Party::Stranger | Party::Mirror => Ok(()),
+            Party::Stranger | Party::Mirror | Party::Deposed => Ok(()),
         }
     }
 
@@ -445,6 +453,7 @@ impl World {
             num_power_losses: self.num_power_losses,
             num_entries: self.num_entries,
             num_late: self.checks.num_late(),
+            num_tenures: self.checks.num_tenures(),
             num_members: self.nodes.len(),
             simulated_ms: self.now_ms - START_MS,
         })

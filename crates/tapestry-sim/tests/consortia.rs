@@ -45,6 +45,7 @@ fn every_promise_is_kept_in_every_world() {
     assert!(published * 4 > rounds && published < rounds, "{published} of {rounds}");
     assert!(crashes > 10_000 && messages > 500_000);
     assert!(sum(|s| s.num_power_losses) > 1_000 && sum(|s| s.num_late) > 500);
+    assert!(sum(|s| s.num_tenures) > 5_000);
     assert!(summaries.iter().any(|s| s.num_members > 40));
 }
 
@@ -82,6 +83,11 @@ fn acting_on_what_an_earlier_process_did_not_sync_is_noticed() {
 #[test]
 fn confirming_chunks_that_are_not_synced_is_noticed() {
     check(Sabotage::ConfirmsUnsyncedChunks, "lacks a blob");
+}
+
+#[test]
+fn a_deposed_coordinator_that_confirms_what_it_cannot_write_is_noticed() {
+    check(Sabotage::DeposedConfirms, "confirmed");
 }
 
 #[test]

@@ -284,6 +284,19 @@ impl BlobStore {
         self
     }
 
+    /// The blobs that are here and whose digests begin with the byte `first`, in the order of their digests. Those of all 256
+    /// first bytes are all that are here.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub async fn digests(&self, first: u8) -> Result<Vec<Digest>, StoreError> {
+        let names = self.objects.names_in(&format!("{first:02x}")).await?;
+        // What is no digest is a file that is still being written, or somebody else's.
+        let mut digests: Vec<Digest> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        digests.sort_unstable();
+        Ok(digests)
+    }
+
     /// What messages call the place where blobs are.
     #[must_use]
     pub fn place(&self) -> &str {

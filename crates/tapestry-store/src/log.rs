@@ -7,7 +7,8 @@ use object_store::ObjectStore;
 use object_store::path::Path as ObjectPath;
 use std::path::Path;
 use std::sync::Arc;
-use tapestry_ledger::MAX_ENTRY_BYTES;
+use tapestry_core::{PublicKey, Signed};
+use tapestry_ledger::{ChainError, Entry, MAX_ENTRY_BYTES};
 
 /// Numbered entries, each written once: entry 1 is the file `00000000000000000001.json`.
 ///
@@ -105,6 +106,29 @@ impl LogStore {
     /// Where the entry is longer than [`MAX_ENTRY_BYTES`], or the store fails.
     pub async fn read(&self, seq: u64) -> Result<Option<Bytes>, LogError> {
         Ok(self.objects.read(&entry_path(seq), limit()).await?)
+    }
+
+    /// Whether there is an entry `seq`.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub async fn has(&self, seq: u64) -> Result<bool, LogError> {
+        Ok(self.objects.size(&entry_path(seq)).await?.is_some())
+    }
+
+    /// Who the first entry says founded this log; none where there is no entry. The entry proves it: it is chained to that
+    /// key, and signed by it.
+    ///
+    /// # Errors
+    /// Where the first entry names nobody, or cannot be read.
+    pub async fn founder(&self) -> Result<Option<PublicKey>, LogError> {
+        let Some(content) = self.read(1).await? else { return Ok(None) };
+        let read = serde_json::from_slice::<Signed<Entry<serde_json::Value>>>(&content);
+        let unreadable = |error: serde_json::Error| LogError::Chain {
+            place: self.place().to_owned(),
+            source: ChainError::Unreadable { seq: 1, reason: error.to_string() },
+        };
+        Ok(Some(read.map_err(unreadable)?.document.writer))
     }
 
     /// All entries with their numbers, in order.

@@ -116,6 +116,14 @@ impl Objects {
         }
     }
 
+    /// The names of the objects in a sub-folder; none where there is no such folder.
+    pub(crate) async fn names_in(&self, folder: &str) -> Result<Vec<String>, StoreError> {
+        let prefix = ObjectPath::from(folder);
+        let listed = self.store.list_with_delimiter(Some(&prefix)).await;
+        let listed = listed.map_err(|e| StoreError::backend("list", self.describe(&prefix), e))?;
+        Ok(listed.objects.iter().filter_map(|o| o.location.filename().map(str::to_owned)).collect())
+    }
+
     /// The names of all objects, not of those in sub-folders.
     pub(crate) async fn names(&self) -> Result<Vec<String>, StoreError> {
         let listed = self.store.list_with_delimiter(None).await;

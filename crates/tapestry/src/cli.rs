@@ -204,6 +204,10 @@ pub(crate) struct DraftArgs {
     /// How many tokens of it are scored.
     #[arg(long, default_value_t = 20_000)]
     pub(crate) open_text_max_tokens: u32,
+    /// The key of a standby, as `tapestry coordinator init` prints it: it may take the coordinator's role when the coordinator
+    /// has vanished, or hands the role over. Once for each; without any, the role stays where it is.
+    #[arg(long = "standby", value_name = "KEY")]
+    pub(crate) standbys: Vec<PublicKey>,
     /// How many members must sign; without it, all of them.
     #[arg(long)]
     pub(crate) quorum: Option<u32>,
@@ -242,6 +246,27 @@ pub(crate) struct DraftArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CoordinatorCommand {
+    /// Make the home of a standby: its key, which a charter can name with `charter draft --standby KEY`. Prints the key. (The
+    /// coordinator's own home is made by `charter draft`.)
+    Init {
+        /// The folder to make.
+        #[arg(long)]
+        home: PathBuf,
+    },
+    /// Give the coordinator's role to a standby that the charter names: this home decides nothing any more. Stop the
+    /// coordinator first, and start it again afterwards: it then gives its state to whom it names, and tells members where
+    /// to go. docs/take-over.md has the steps.
+    HandOver {
+        /// The home of the coordinator that has the role.
+        #[arg(long)]
+        home: PathBuf,
+        /// The standby's key.
+        #[arg(long)]
+        to: PublicKey,
+        /// Where members will find it (HOST:PORT), if their settings do not say so already.
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<String>,
+    },
     /// Run the Shared-Base Loop. May be stopped and started at any time; nothing is lost.
     Run {
         /// The coordinator's home.
@@ -250,6 +275,17 @@ pub(crate) enum CoordinatorCommand {
         /// The address to listen on. Only keys of the charter get further than the handshake.
         #[arg(long, default_value = "0.0.0.0:7443")]
         listen: SocketAddr,
+        /// Where another has the role: wait until it gives no sign of life for the idle time, or hands the role over, and go on in
+        /// its place. Both need one store (`[store]` in coordinator.toml).
+        #[arg(long)]
+        standby: bool,
+        /// Copy the log and all blobs from the coordinator that has the role, until it hands the role over to this one. For
+        /// a hand-over between machines that share no store.
+        #[arg(long, value_name = "https://HOST:PORT#KEY")]
+        from: Option<String>,
+        /// Where members find this coordinator, should it take the role and their settings not say so: HOST:PORT.
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<String>,
         /// Serve metrics for Prometheus at `http://ADDRESS/metrics`, such as 127.0.0.1:9464. Off unless asked for, and open to whoever
         /// reaches the address.
         #[arg(long, value_name = "ADDRESS")]
@@ -293,6 +329,9 @@ pub(crate) enum NodeCommand {
         /// The node's home.
         #[arg(long)]
         home: PathBuf,
+        /// A standby's address with its key, in the same form: asked when the coordinator does not answer. Once for each.
+        #[arg(long = "standby", value_name = "URL")]
+        standbys: Vec<String>,
         /// Accept the charter with this digest although this node's key has not signed it.
         #[arg(long)]
         accept: Option<Digest>,

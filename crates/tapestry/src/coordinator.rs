@@ -3,9 +3,12 @@
 
 pub(crate) mod api;
 mod effects;
+mod holding;
+mod receiving;
 mod shown;
 
 pub(crate) use effects::describe;
+pub(crate) use holding::hand_over;
 
 use crate::activity::Activity;
 use crate::clock::now;
@@ -15,7 +18,8 @@ use crate::metrics;
 use crate::observe::{About, Observer, Trace, about_coordinator, coordinator_work, phase_name};
 use crate::progress::Reporter;
 use crate::readers::Readers;
-use crate::role::{Role, open_blobs};
+use crate::role::Role;
+use crate::stores::{Place, open_blobs};
 use crate::telemetry::Spans;
 use crate::transfer::TransferSettings;
 use anyhow::{Context as _, Result, bail};
@@ -28,7 +32,7 @@ use tapestry_governance::Charter;
 use tapestry_net::{Server, Traffic};
 use tapestry_round::coordinator::{Coordinator, CoordinatorEffect, CoordinatorEvent, CoordinatorInput, Phase};
 use tapestry_round::{News, RoundError, RoundResult};
-use tapestry_store::BlobStore;
+use tapestry_store::{BlobStore, LogStore};
 use tokio::sync::watch;
 
 /// How often what moved is booked.
@@ -54,6 +58,10 @@ pub(crate) struct Loop {
     costs: CostBook,
     /// What moves with whom, once the server listens.
     traffic: std::sync::OnceLock<Arc<Traffic>>,
+    /// The same log, for those who may have a copy of it.
+    log: LogStore,
+    /// Told when an entry could not be written because another has written it.
+    overtaken: tokio::sync::Notify,
 }
 
 /// What the coordinator has seen of a member lately. Not part of the state: it is gone after a restart.
@@ -93,22 +101,52 @@ pub(crate) async fn adopt_charter(home: &Home, charter: Signed<Charter>) -> Resu
     role.record(events).await
 }
 
+/// How a coordinator runs.
+#[derive(Debug, Clone)]
+pub(crate) struct RunOptions {
+    /// The address to listen on.
+    pub(crate) listen: SocketAddr,
+    /// Where metrics are served, if they are.
+    pub(crate) metrics: Option<SocketAddr>,
+    /// Whether to wait for a role that another has.
+    pub(crate) standby: bool,
+    /// The coordinator whose state is copied first.
+    pub(crate) from: Option<(String, PublicKey)>,
+    /// Where members find this coordinator, where it takes the role and they do not know.
+    pub(crate) address: Option<String>,
+}
+
 /// Runs the coordinator until it is told to stop.
-pub(crate) async fn run(
-    home: &Home,
-    listen: SocketAddr,
-    metrics: Option<SocketAddr>,
-    reporter: Reporter,
-) -> Result<()> {
+pub(crate) async fn run(home: &Home, options: &RunOptions, reporter: Reporter) -> Result<()> {
     let _lock = home.lock()?;
-    let key = home.key()?;
-    let role = Role::<Coordinator>::open(home, &key).await?;
-    if role.state().charter().is_none() {
-        bail!("no charter is in force here: draft one, have the members sign it, then `tapestry charter publish`");
-    }
+    let (key, place) = (home.key()?, Place::of(home)?);
     let transfer = TransferSettings::of_coordinator(home)?;
-    let blobs = transfer.reserved(open_blobs(home).await?);
+    let idle = transfer.server_limits().idle_timeout;
+    let getting_the_role = async {
+        if let Some(from) = &options.from {
+            receiving::receive(&place, &key, from, &reporter).await?;
+        }
+        let patience = options.standby.then_some(idle);
+        holding::gain_role(&place, &key, options.address.clone(), patience, &reporter).await
+    };
+    tokio::select! {
+        gained = getting_the_role => gained?,
+        signal = stop_signal() => {
+            reporter.say("stopped; start again with the same command, nothing is lost");
+            return signal;
+        }
+    }
+    let role = Role::<Coordinator>::open(home, &key).await?;
+    let blobs = transfer.reserved(place.blobs().await?);
+    let pulse = place.pulse().await?;
     let state = role.state().clone();
+    if let Some(given) = state.hand_over() {
+        reporter.say(format!(
+            "the coordinator's role was handed over to {}; until it is stopped, this process gives it the log and the blobs, and tells \
+             members where to go. Nothing is decided here any more",
+            given.to
+        ));
+    }
     let base = state.charter().context("no charter")?.document.base;
     let base: ModelManifest = blobs.get_json(base).await.context("the charter's base")?;
     let (version, _) = watch::channel(state.num_events());
@@ -126,19 +164,22 @@ pub(crate) async fn run(
         observer: Observer::new(Spans::from_env("coordinator")?),
         costs: CostBook::open(home)?,
         traffic: std::sync::OnceLock::new(),
+        log: place.log_to_read().await?,
+        overtaken: tokio::sync::Notify::new(),
     });
     let allowed = Arc::clone(&shared);
     let allow = Arc::new(move |peer: &PublicKey| allowed.is_allowed(peer));
-    let server = Server::bind(listen, &key, allow, api::router(&shared)).await?.with_limits(transfer.server_limits());
+    let server =
+        Server::bind(options.listen, &key, allow, api::router(&shared)).await?.with_limits(transfer.server_limits());
     let address = server.local_addr();
     let _ = shared.traffic.set(server.traffic());
     crate::files::write_atomic(&home.path("address"), format!("{address}\n").as_bytes())?;
     reporter.say(format!("listening on {address}; members join with https://{address}#{}", key.public()));
 
     // Ends with this.
-    let _metrics = match metrics {
+    let _metrics = match options.metrics {
         Some(address) => {
-            let (shown, blobs) = (Arc::clone(&shared), home.blobs_dir());
+            let (shown, blobs) = (Arc::clone(&shared), place.blobs_folder());
             let (address, serving) = metrics::serve(address, Arc::new(move || shown.metrics(&blobs))).await?;
             reporter.say(format!("metrics on http://{address}/metrics"));
             Some(serving)
@@ -152,6 +193,7 @@ pub(crate) async fn run(
     }));
     let ended = tokio::select! {
         ended = shared.drive() => ended,
+        replaced = shared.keep_role(&pulse, idle) => replaced,
         served = &mut serving => served.context("the server stopped")?.map_err(Into::into),
         signal = stop_signal() => signal,
     };
@@ -198,9 +240,17 @@ impl Loop {
         self.version.subscribe()
     }
 
-    /// Whether a key may talk to this coordinator: the members', and its own for `tapestry status` on this machine.
+    /// Whether a key may talk to this coordinator: the members', those that may have its role, and its own for `tapestry status`
+    /// on this machine.
     fn is_allowed(&self, peer: &PublicKey) -> bool {
-        *peer == self.key.public() || self.member_of(peer).is_some()
+        self.may_have_the_state(peer) || self.member_of(peer).is_some()
+    }
+
+    /// Whether a key may have a copy of everything: of those that may have the coordinator's role.
+    pub(crate) fn may_have_the_state(&self, peer: &PublicKey) -> bool {
+        let state = self.state();
+        let is_named = |charter: &Signed<Charter>| charter.document.check_may_coordinate(*peer).is_ok();
+        *peer == self.key.public() || state.charter().is_some_and(is_named)
     }
 
     pub(crate) fn member_of(&self, peer: &PublicKey) -> Option<MemberName> {
@@ -231,6 +281,9 @@ impl Loop {
         let version = state.num_events();
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
         self.version.send_replace(version);
+        if recorded.as_ref().is_err_and(holding::is_overtaken) {
+            self.overtaken.notify_one();
+        }
         recorded.map_err(NotTaken::Failed)?;
         refused.map_or(Ok(()), |error| Err(NotTaken::Refused(error)))
     }
@@ -315,7 +368,8 @@ impl Loop {
         let open = state.round().filter(|round| matches!(round.phase, Phase::Collecting));
         let announcement = open.map(|round| Signed::by(round.announcement.clone(), &self.key)).transpose()?;
         let outcome = state.outcomes().last().map(|outcome| Signed::by(outcome.clone(), &self.key)).transpose()?;
-        Ok(News { version: state.num_events(), announcement, outcome })
+        let hand_over = state.hand_over().map(|given| Signed::by(given.clone(), &self.key)).transpose()?;
+        Ok(News { version: state.num_events(), tenure: state.tenure().cloned(), hand_over, announcement, outcome })
     }
 }
 

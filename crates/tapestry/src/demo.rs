@@ -309,6 +309,7 @@ impl Demo {
         }
         if !path.exists() {
             let draft = DraftArgs {
+                standbys: vec![],
                 home: home.dir().to_path_buf(),
                 out: path.clone(),
                 consortium: "Tapestry demo".into(),
@@ -350,7 +351,7 @@ impl Demo {
         let mut awaited = vec![];
         for (name, home) in nodes {
             if Role::<Node>::open(home, &home.key()?).await?.state().charter().is_none() {
-                command::node::join(home, &format!("https://{address}#{key}"), None).await?;
+                command::node::join(home, &format!("https://{address}#{key}"), &[], None).await?;
             } else {
                 let mut settings = NodeSettings::read(home)?;
                 settings.coordinator = Some(CoordinatorAddress { address: address.clone(), key });

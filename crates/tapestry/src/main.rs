@@ -23,6 +23,7 @@ mod readers;
 mod role;
 mod screen;
 mod settings;
+mod stores;
 mod telemetry;
 mod transfer;
 
@@ -91,11 +92,34 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 async fn run_async(command: Command) -> Result<()> {
     match command {
         Command::Charter(command) => command::charter::run(command).await,
-        Command::Coordinator(CoordinatorCommand::Run { home, listen, metrics, json_progress }) => {
-            coordinator::run(&Home::at(&home), listen, metrics, Reporter::new(form(json_progress))).await
+        Command::Coordinator(CoordinatorCommand::Init { home }) => {
+            println!("{}", Home::at(&home).key_or_new()?.public());
+            Ok(())
         }
-        Command::Node(NodeCommand::Join { url, home, accept }) => {
-            let member = command::node::join(&Home::at(&home), &url, accept).await?;
+        Command::Coordinator(CoordinatorCommand::HandOver { home, to, address }) => {
+            coordinator::hand_over(&Home::at(&home), to, address).await?;
+            println!(
+                "the role is {to}'s to take; next, here: tapestry coordinator run --home {} (it gives its state away), and there: \
+                 tapestry coordinator run --from https://HERE:PORT#KEY, or without --from on a common store",
+                home.display()
+            );
+            Ok(())
+        }
+        Command::Coordinator(CoordinatorCommand::Run {
+            home,
+            listen,
+            standby,
+            from,
+            address,
+            metrics,
+            json_progress,
+        }) => {
+            let from = from.as_deref().map(command::node::parse_url).transpose()?;
+            let options = coordinator::RunOptions { listen, metrics, standby, from, address };
+            coordinator::run(&Home::at(&home), &options, Reporter::new(form(json_progress))).await
+        }
+        Command::Node(NodeCommand::Join { url, home, standbys, accept }) => {
+            let member = command::node::join(&Home::at(&home), &url, &standbys, accept).await?;
             println!("joined as {member}; next: tapestry node run --home {}", home.display());
             Ok(())
         }

@@ -10,8 +10,9 @@ use crate::measure::measure_model;
 use crate::observe::{About, Observer, Trace, about_node, node_work};
 use crate::participation;
 use crate::progress::Reporter;
-use crate::role::{Role, open_blobs};
+use crate::role::Role;
 use crate::settings::NodeSettings;
+use crate::stores::open_blobs;
 use crate::telemetry::Spans;
 use crate::transfer::Transfer;
 use anyhow::{Context as _, Result, bail};
@@ -60,12 +61,11 @@ pub(crate) async fn run(home: &Home, metrics: Option<SocketAddr>, reporter: Repo
     let settings = NodeSettings::read(home)?;
     let key = home.key()?;
     let role = Role::<Node>::open(home, &key).await?;
-    let Some(coordinator) = settings.coordinator.clone().filter(|_| role.state().charter().is_some()) else {
+    let Some(dialer) = settings.dialer(&key)?.filter(|_| role.state().charter().is_some()) else {
         bail!("this node has not joined a consortium: tapestry node join URL --home {}", home.dir().display());
     };
     training::check_texts(home, &settings)?;
     let blobs = open_blobs(home).await?;
-    let dialer = Dialer::new(&coordinator.address, coordinator.key, &key)?;
     let transfer = Transfer::open(&settings.transfer, &dialer, &key, &blobs, &reporter).await?;
     let _telling = activity::tell(dialer.clone(), reporter.clone());
     let observer = Arc::new(Observer::new(Spans::from_env("node")?));
@@ -105,6 +105,7 @@ pub(crate) async fn run(home: &Home, metrics: Option<SocketAddr>, reporter: Repo
 
 impl Driver {
     async fn drive(&mut self) -> Result<()> {
+        self.follow_coordinator();
         if let (Some(charter), Some(base)) = (self.role.state().charter(), self.role.state().base()) {
             self.transfer.offer(charter, base).await?;
         }
@@ -161,6 +162,19 @@ impl Driver {
         Ok(())
     }
 
+    /// Asks whoever has the coordinator's role, as far as this node knows, and knows where.
+    fn follow_coordinator(&self) {
+        let state = self.role.state();
+        for (key, address) in state.coordinator_addresses() {
+            if let Err(error) = self.dialer.add_server(address, *key) {
+                self.reporter.say(format!("the address that was told of coordinator {key} is of no use: {error}"));
+            }
+        }
+        if let Some(key) = state.next_coordinator().or_else(|| state.coordinator()) {
+            self.dialer.prefer(key);
+        }
+    }
+
     /// Asks the coordinator where the loop is. A coordinator that breaks the charter stops this node.
     async fn take_news(&mut self, wait: Duration) -> Result<()> {
         let path = format!("/v1/news?after={}&wait_ms={}", self.news_version, wait.as_millis());
@@ -171,11 +185,27 @@ impl Driver {
             () = participation::changed(&self.home, participation) => return Ok(()),
         };
         let version = news.version;
+        let known = self.role.state().coordinator();
         match self.handle(NodeInput::News(news)).await {
-            Ok(()) => {}
+            Ok(()) => {
+                let state = self.role.state();
+                if state.coordinator() != known {
+                    self.follow_coordinator();
+                } else if state.next_coordinator().is_some() {
+                    // The one that was asked has nothing new any more; the one that follows it may not be there yet.
+                    self.follow_coordinator();
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
             Err(error) => {
-                let blame = error.downcast_ref::<RoundError>().map(RoundError::blame);
-                if blame == Some(Blame::Timing) {
+                let error_kind = error.downcast_ref::<RoundError>();
+                if let Some(RoundError::Deposed { .. }) = error_kind {
+                    self.reporter.say(format!("news not taken: {error:#}"));
+                    self.dialer.try_next();
+                    tokio::time::sleep(PAUSE).await;
+                    return Ok(());
+                }
+                if error_kind.map(RoundError::blame) == Some(Blame::Timing) {
                     self.reporter.say(format!("news not taken: {error:#}"));
                 } else {
                     return Err(error.context(
@@ -258,7 +288,8 @@ impl Driver {
                 let number = attendance.number;
                 let signed = Signed::by(attendance, &self.key)?;
                 let dialer = self.dialer.clone();
-                self.retry("say who is present", || dialer.post_json::<_, ()>("/v1/attendance", &signed)).await?;
+                let posted = self.retry("say who is present", || dialer.post_json("/v1/attendance", &signed)).await;
+                let Some(()) = self.refusal_is_news(posted)? else { return Ok(Done::AskForNews) };
                 NodeInput::AttendanceSent { number }
             }
             NodeEffect::Measure { subject, model } => NodeInput::Measured(self.measure(subject, model).await?),
@@ -366,6 +397,13 @@ impl Driver {
 pub(crate) fn describe(event: &NodeEvent) -> String {
     match event {
         NodeEvent::Joined { charter } => format!("joined {}", charter.document.consortium),
+        NodeEvent::CoordinatorChanged { tenure } => {
+            let tenure = &tenure.document;
+            format!("{} has the coordinator's role now (tenure {})", tenure.coordinator, tenure.number)
+        }
+        NodeEvent::CoordinatorMoves { hand_over } => {
+            format!("the coordinator's role was handed over to {}", hand_over.document.to)
+        }
         NodeEvent::Participates { participation } => match participation {
             Participation::Contribute => "takes part and contributes".into(),
             Participation::KeepPrivate { .. } => "trains, and keeps the weights of each round".into(),

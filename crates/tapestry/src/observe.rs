@@ -147,7 +147,10 @@ impl Observer {
 /// What an event of a coordinator is about.
 pub(crate) fn about_coordinator(event: &CoordinatorEvent, phase: Option<&Phase>) -> About {
     let (round, member) = match event {
-        CoordinatorEvent::CharterAdopted { .. } | CoordinatorEvent::BaseMeasured { .. } => (None, None),
+        CoordinatorEvent::CharterAdopted { .. }
+        | CoordinatorEvent::RoleTaken { .. }
+        | CoordinatorEvent::RoleHandedOver { .. }
+        | CoordinatorEvent::BaseMeasured { .. } => (None, None),
         CoordinatorEvent::CommunityMeasured { member, .. } => (None, Some(member)),
         CoordinatorEvent::RoundAnnounced { announcement } => (Some(announcement.round), None),
         CoordinatorEvent::ContributionReceived { contribution } => {
@@ -186,6 +189,8 @@ pub(crate) fn about_node(event: &NodeEvent, member: Option<&MemberName>) -> Abou
         | NodeEvent::DeclineSent { round } => Some(*round),
         NodeEvent::Measured(measurement) => round_of(measurement.subject),
         NodeEvent::Joined { .. }
+        | NodeEvent::CoordinatorChanged { .. }
+        | NodeEvent::CoordinatorMoves { .. }
         | NodeEvent::Participates { .. }
         | NodeEvent::AttendanceSent { .. }
         | NodeEvent::BaseHeld { .. }

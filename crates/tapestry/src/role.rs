@@ -2,22 +2,32 @@
 
 use crate::clock::now;
 use crate::home::Home;
+use crate::stores::Place;
 use anyhow::{Context as _, Result};
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
 use tapestry_core::{PublicKey, SecretKey};
+use tapestry_ledger::Entry;
 use tapestry_round::RoundError;
 use tapestry_round::coordinator::{Coordinator, CoordinatorEvent};
 use tapestry_round::node::{Node, NodeEvent};
-use tapestry_store::{BlobStore, RoleLog};
+use tapestry_store::{LogStore, RoleLog};
 
 /// A state machine that is the fold of a log.
 pub(crate) trait Machine: Clone + Send {
     /// What its log holds.
     type Event: Serialize + DeserializeOwned + Send + Sync;
 
-    /// The state of an empty log.
-    fn empty(key: PublicKey) -> Self;
+    /// The state of an empty log that `founder` founds.
+    fn empty(founder: PublicKey) -> Self;
+
+    /// Whether another than the role that reads it may have founded a log.
+    const MAY_CHANGE_HANDS: bool;
+
+    /// Who may take the log over after an event, where that changes it.
+    fn successors(&self, event: &Self::Event) -> Option<BTreeSet<PublicKey>>;
 
     /// Moves over one event.
     fn apply(&mut self, event: &Self::Event) -> Result<(), RoundError>;
@@ -25,6 +35,12 @@ pub(crate) trait Machine: Clone + Send {
 
 impl Machine for Coordinator {
     type Event = CoordinatorEvent;
+
+    const MAY_CHANGE_HANDS: bool = true;
+
+    fn successors(&self, event: &CoordinatorEvent) -> Option<BTreeSet<PublicKey>> {
+        Self::successors(self, event)
+    }
 
     fn empty(key: PublicKey) -> Self {
         Self::new(key)
@@ -37,6 +53,12 @@ impl Machine for Coordinator {
 
 impl Machine for Node {
     type Event = NodeEvent;
+
+    const MAY_CHANGE_HANDS: bool = false;
+
+    fn successors(&self, _: &NodeEvent) -> Option<BTreeSet<PublicKey>> {
+        None
+    }
 
     fn empty(key: PublicKey) -> Self {
         Self::new(key)
@@ -56,14 +78,60 @@ pub(crate) struct Role<M: Machine> {
 impl<M: Machine> Role<M> {
     /// Reads the log in `home`, checks it and folds it.
     pub(crate) async fn open(home: &Home, key: &SecretKey) -> Result<Self> {
-        let dir = home.log_dir();
-        let (log, entries) = RoleLog::open(&dir, key.clone()).await.with_context(|| format!("in {}", dir.display()))?;
-        let mut state = M::empty(key.public());
-        for entry in &entries {
-            let applied = state.apply(&entry.event);
-            applied.with_context(|| format!("entry {} of the log in {} cannot follow", entry.seq, dir.display()))?;
+        Self::open_on(Place::of(home)?.log().await?, key).await
+    }
+
+    /// As [`Self::open`], of a log that is elsewhere.
+    pub(crate) async fn open_on(log: LogStore, key: &SecretKey) -> Result<Self> {
+        let place = log.place().to_owned();
+        let opened = if M::MAY_CHANGE_HANDS {
+            RoleLog::open_shared(log, key.clone()).await
+        } else {
+            RoleLog::open_on(log, key.clone()).await
+        };
+        let (log, entries) = opened.with_context(|| format!("in {place}"))?;
+        Self::fold(log, &entries)
+    }
+
+    /// As [`Self::open_on`], of a log that `founder` founded, even where it is still empty.
+    pub(crate) async fn open_founded(log: LogStore, key: &SecretKey, founder: PublicKey) -> Result<Self> {
+        let place = log.place().to_owned();
+        let opened = RoleLog::open_founded(log, key.clone(), founder).await;
+        let (log, entries) = opened.with_context(|| format!("in {place}"))?;
+        Self::fold(log, &entries)
+    }
+
+    fn fold(log: RoleLog<M::Event>, entries: &[Entry<M::Event>]) -> Result<Self> {
+        let mut role = Self { state: M::empty(log.chain().founder()), log };
+        for entry in entries {
+            role.apply(entry)?;
         }
-        Ok(Self { state, log })
+        Ok(role)
+    }
+
+    fn apply(&mut self, entry: &Entry<M::Event>) -> Result<()> {
+        let applied = self.state.apply(&entry.event);
+        applied.with_context(|| format!("entry {} of the log cannot follow", entry.seq))
+    }
+
+    /// Takes up what another process has written to the log since; whether there was anything.
+    pub(crate) async fn follow(&mut self) -> Result<bool> {
+        let entries = self.log.follow().await?;
+        for entry in &entries {
+            self.apply(entry)?;
+        }
+        Ok(!entries.is_empty())
+    }
+
+    /// Takes up an entry that came from elsewhere: checked, then durable, then applied.
+    pub(crate) async fn take(&mut self, content: Bytes) -> Result<()> {
+        let entry = self.log.take(content).await?;
+        self.apply(&entry)
+    }
+
+    /// Whether somebody else has written to the log: then this process has no say any more.
+    pub(crate) async fn is_overtaken(&self) -> Result<bool> {
+        Ok(self.log.is_overtaken().await?)
     }
 
     pub(crate) const fn state(&self) -> &M {
@@ -78,15 +146,10 @@ impl<M: Machine> Role<M> {
         for event in events {
             let mut next = self.state.clone();
             next.apply(&event)?;
-            self.log.append(now(), event).await?;
+            let successors = next.successors(&event);
+            self.log.append_naming(now(), event, successors).await?;
             self.state = next;
         }
         Ok(())
     }
-}
-
-/// The blobs of a role.
-pub(crate) async fn open_blobs(home: &Home) -> Result<BlobStore> {
-    let dir = home.blobs_dir();
-    BlobStore::open_folder(&dir).await.with_context(|| format!("cannot open the blobs in {}", dir.display()))
 }

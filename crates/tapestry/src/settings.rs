@@ -2,17 +2,22 @@
 
 use crate::files;
 use crate::home::Home;
+use crate::stores::StoreSettings;
 use crate::transfer::TransferSettings;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use tapestry_core::PublicKey;
+use tapestry_core::{PublicKey, SecretKey};
+use tapestry_net::Dialer;
 
 /// What the operator of a node decides. Paths are relative to the file's folder, or absolute.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NodeSettings {
     pub(crate) coordinator: Option<CoordinatorAddress>,
+    /// Where else to ask, when the coordinator does not answer: the charter's standbys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) standbys: Vec<CoordinatorAddress>,
     pub(crate) texts: Texts,
     pub(crate) contributed_cpt: Training,
     pub(crate) private_cpt: Training,
@@ -21,6 +26,27 @@ pub(crate) struct NodeSettings {
     pub(crate) machine: Machine,
     #[serde(default)]
     pub(crate) transfer: TransferSettings,
+}
+
+/// A coordinator's settings, `coordinator.toml` in its home, which it runs without, too.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CoordinatorSettings {
+    #[serde(default)]
+    pub(crate) store: StoreSettings,
+    #[serde(default)]
+    pub(crate) transfer: TransferSettings,
+}
+
+impl CoordinatorSettings {
+    /// What the home says; nothing, where there is no such file.
+    pub(crate) fn read(home: &Home) -> Result<Self> {
+        let path = home.path("coordinator.toml");
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        toml::from_str(&files::read_text(&path)?).with_context(|| format!("in {}", path.display()))
+    }
 }
 
 /// Where the coordinator is, and the key that it must prove.
@@ -88,6 +114,7 @@ const HEADER: &str = "\
 # machine.num_threads, machine.slot (a lock file that several nodes on one machine share), machine.trainer (another
 # training program, called with the job's file as its last argument) may be set.
 # docs/transfer.md explains [transfer]: limits, streams, mirrors.
+# docs/take-over.md explains [[standbys]] (address, key): who is asked when the coordinator does not answer.
 
 ";
 
@@ -108,6 +135,16 @@ impl NodeSettings {
     pub(crate) fn write(&self, home: &Home) -> Result<()> {
         let text = format!("{HEADER}{}", toml::to_string_pretty(self)?);
         files::write_atomic(&home.path("node.toml"), text.as_bytes())
+    }
+
+    /// Talks to the coordinator, and to a standby when the coordinator cannot be reached. None before the node has joined.
+    pub(crate) fn dialer(&self, key: &SecretKey) -> Result<Option<Dialer>> {
+        let Some(coordinator) = &self.coordinator else { return Ok(None) };
+        let dialer = Dialer::new(&coordinator.address, coordinator.key, key)?;
+        for standby in &self.standbys {
+            dialer.add_server(&standby.address, standby.key).context("in node.toml, standbys")?;
+        }
+        Ok(Some(dialer))
     }
 
     /// A path of the settings as seen from anywhere.

@@ -6,6 +6,8 @@
 use crate::clock::now;
 use crate::home::Home;
 use crate::progress::Reporter;
+use crate::settings::CoordinatorSettings;
+use crate::stores::read_blobs;
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -54,26 +56,10 @@ pub(crate) struct MirrorAddress {
     pub(crate) key: PublicKey,
 }
 
-/// A coordinator's settings, which it runs without, too.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CoordinatorSettings {
-    #[serde(default)]
-    transfer: TransferSettings,
-}
-
-/// The name of a coordinator's settings in its home.
-const COORDINATOR_TOML: &str = "coordinator.toml";
-
 impl TransferSettings {
     /// A coordinator's, from its home.
     pub(crate) fn of_coordinator(home: &Home) -> Result<Self> {
-        let path = home.path(COORDINATOR_TOML);
-        if !path.exists() {
-            return Ok(Self::default());
-        }
-        let settings: CoordinatorSettings =
-            toml::from_str(&crate::files::read_text(&path)?).with_context(|| format!("in {}", path.display()))?;
+        let (settings, path) = (CoordinatorSettings::read(home)?, home.path("coordinator.toml"));
         let Self { num_streams, serve_base, mirrors, .. } = &settings.transfer;
         ensure!(
             num_streams.is_none() && serve_base.is_none() && mirrors.is_empty(),
@@ -289,7 +275,7 @@ const MIRROR_PAUSE: Duration = Duration::from_secs(2);
 /// may run while the role does.
 pub(crate) async fn mirror(home: &Home, listen: SocketAddr, reporter: &Reporter) -> Result<()> {
     let key = home.key()?;
-    let blobs = BlobStore::read_folder(&home.blobs_dir())?;
+    let blobs = read_blobs(home).await?;
     let offered = Arc::default();
     let server = server(listen, &key, &blobs, &offered, &TransferSettings::default()).await?;
     reporter.say(format!("published bases are served on {}, key {}", server.local_addr(), key.public()));

@@ -21,20 +21,8 @@ impl Consortium {
         for name in MEMBERS {
             let home = format!("{name}-node");
             workshop.shorten_training(&home);
-            std::fs::create_dir_all(workshop.path(&format!("go/{name}"))).unwrap();
             if gated.contains(&name) {
-                let settings = workshop.path(&home).join("node.toml");
-                let gate = workshop.path(&format!("go/{name}"));
-                // The job is WORK/round-N/job.json.
-                let wait = format!(
-                    "while [ ! -e '{}'/$(basename $(dirname $0)) ]; do sleep 0.1; done; exec tapestry train cpt $0",
-                    gate.display()
-                );
-                let text = std::fs::read_to_string(&settings).unwrap();
-                assert!(text.contains("[machine]\n"), "{text}");
-                let machine =
-                    text.replace("[machine]\n", &format!("[machine]\ntrainer = [\"sh\", \"-c\", {wait:?}]\n"));
-                std::fs::write(&settings, machine).unwrap();
+                workshop.gate_training(name);
             }
         }
         workshop.shell(&format!(
@@ -56,7 +44,7 @@ impl Consortium {
     }
 
     fn open_gate(&self, name: &str, work: &str) {
-        std::fs::write(self.workshop.path(&format!("go/{name}/{work}")), "").unwrap();
+        self.workshop.open_gate(name, work);
     }
 
     fn start_node(&self, name: &str) -> Process {

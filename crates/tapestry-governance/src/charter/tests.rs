@@ -13,6 +13,7 @@ fn terms() -> CharterTerms {
         previous: None,
         members: BTreeMap::from([member("france", 1), member("china", 2), member("iran", 3)]),
         coordinator: key(9).public(),
+        standbys: BTreeSet::from([key(8).public()]),
         quorum: 2,
         base: Digest::of(b"base"),
         open_held_out: HeldOutTerms { text: Digest::of(b"text"), max_tokens: 2048 },
@@ -45,6 +46,22 @@ fn a_charter_binds_with_the_quorum_of_its_members_and_not_before() {
 #[test]
 fn the_coordinator_has_no_vote() {
     assert!(Charter::binding(&signed_by(&[1, 9]), NOW).is_err());
+}
+
+#[test]
+fn a_standby_may_coordinate_and_has_no_vote_and_nobody_elses_key() {
+    let charter = Charter::try_from(terms()).expect("sound terms");
+    for n in [8, 9] {
+        assert!(charter.check_may_coordinate(key(n).public()).is_ok());
+    }
+    assert!(matches!(charter.check_may_coordinate(key(1).public()), Err(CharterError::NotAStandby { .. })));
+    assert!(charter.check_coordinator(key(8).public()).is_err(), "it may take the role, it does not have it");
+    assert!(Charter::binding(&signed_by(&[1, 8]), NOW).is_err());
+    for taken in [1, 9] {
+        let standbys = BTreeSet::from([key(taken).public()]);
+        let verdict = Charter::try_from(CharterTerms { standbys, ..terms() });
+        assert!(matches!(verdict, Err(TermsError::SharedKey { .. })), "{taken}");
+    }
 }
 
 #[test]

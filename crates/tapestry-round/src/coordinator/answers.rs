@@ -41,6 +41,9 @@ impl Coordinator {
     /// Why not.
     pub fn takes_weights_of(&self, member: &MemberName, now: Timestamp) -> Result<u32, RoundError> {
         let (_, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
+        if let Some(given) = &self.hand_over {
+            return Err(RoundError::HandedOver { to: given.to });
+        }
         let due = self.due();
         if let Some(round) = self.round.as_ref().filter(|round| round.is_open(now)) {
             let known = round.answers.get(member);

@@ -1,6 +1,6 @@
 //! What goes into the coordinator, what it writes, and what it asks to have done.
 
-use crate::{Announcement, Attendance, Contribution, Decline, Outcome, Screening, Verdict};
+use crate::{Announcement, Attendance, Contribution, Decline, HandOver, Outcome, Screening, Tenure, Verdict};
 use serde::{Deserialize, Serialize};
 use tapestry_core::{Digest, MemberName, PublicKey, Signed};
 use tapestry_governance::Charter;
@@ -14,6 +14,18 @@ pub enum CoordinatorInput {
     Tick,
     /// The operator publishes a charter that members have signed.
     AdoptCharter(Signed<Charter>),
+    /// This coordinator takes the role: the one before it has vanished, or handed it over.
+    TakeRole {
+        /// With its signature.
+        tenure: Signed<Tenure>,
+    },
+    /// The operator gives the role to another.
+    HandOver {
+        /// The key that is to take it.
+        to: PublicKey,
+        /// Where members will find it (`HOST:PORT`), where they should know.
+        address: Option<String>,
+    },
     /// The charter's base was measured on the open held-out text.
     BaseMeasured {
         /// The model.
@@ -90,6 +102,16 @@ pub enum CoordinatorEvent {
     CharterAdopted {
         /// The charter with its signatures.
         charter: Signed<Charter>,
+    },
+    /// The coordinator's role has a new holder, which writes this log from here on.
+    RoleTaken {
+        /// With its signature.
+        tenure: Signed<Tenure>,
+    },
+    /// The holder gives the role away; the log waits for the one who takes it.
+    RoleHandedOver {
+        /// To whom.
+        hand_over: HandOver,
     },
     /// The charter's base was measured.
     BaseMeasured {
@@ -211,6 +233,8 @@ impl CoordinatorEvent {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::CharterAdopted { .. } => "charter_adopted",
+            Self::RoleTaken { .. } => "role_taken",
+            Self::RoleHandedOver { .. } => "role_handed_over",
             Self::BaseMeasured { .. } => "base_measured",
             Self::CommunityMeasured { .. } => "community_measured",
             Self::RoundAnnounced { .. } => "round_announced",

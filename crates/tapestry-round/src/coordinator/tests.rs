@@ -1,4 +1,5 @@
 mod participation;
+mod role;
 
 use super::*;
 use crate::TrainingMetrics;
@@ -24,6 +25,7 @@ fn charter(change: impl FnOnce(&mut CharterTerms)) -> Signed<Charter> {
         previous: None,
         members: BTreeMap::from([member("france", 1), member("china", 2), member("iran", 3)]),
         coordinator: key(9).public(),
+        standbys: [8, 7].map(|n| key(n).public()).into(),
         quorum: 2,
         base: Digest::of(b"base"),
         open_held_out: HeldOutTerms { text: Digest::of(b"text"), max_tokens: 2048 },

@@ -1,6 +1,6 @@
 //! What goes into a node, what it writes, and what it asks to have done.
 
-use crate::{Announcement, Attendance, Contribution, Decline, News, Outcome, TrainingMetrics};
+use crate::{Announcement, Attendance, Contribution, Decline, HandOver, News, Outcome, Tenure, TrainingMetrics};
 use serde::{Deserialize, Serialize};
 use tapestry_core::{Digest, Signed};
 use tapestry_governance::Charter;
@@ -218,6 +218,16 @@ pub enum NodeEvent {
         /// With its signatures.
         charter: Signed<Charter>,
     },
+    /// The coordinator's role has a new holder.
+    CoordinatorChanged {
+        /// With its signature.
+        tenure: Signed<Tenure>,
+    },
+    /// The holder of the coordinator's role has given it to another, who may have taken it by now.
+    CoordinatorMoves {
+        /// With the holder's signature.
+        hand_over: Signed<HandOver>,
+    },
     /// The operator says how this member takes part.
     Participates {
         /// From now on.
@@ -293,6 +303,8 @@ impl NodeEvent {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Joined { .. } => "joined",
+            Self::CoordinatorChanged { .. } => "coordinator_changed",
+            Self::CoordinatorMoves { .. } => "coordinator_moves",
             Self::Participates { .. } => "participates",
             Self::AttendanceSent { .. } => "attendance_sent",
             Self::LateRefused { .. } => "late_refused",

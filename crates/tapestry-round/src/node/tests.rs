@@ -1,3 +1,4 @@
+mod coordinators;
 mod participation;
 
 use super::*;
@@ -10,6 +11,7 @@ use tapestry_governance::{
 
 const FRANCE: u8 = 1;
 const STRANGER: u8 = 7;
+const STANDBY: u8 = 8;
 const COORDINATOR: u8 = 9;
 const WINDOW_MS: u64 = 60_000;
 const TRANSFER: TransferMetrics = TransferMetrics { size_bytes: 1, wall_seconds: 1.0 };
@@ -43,6 +45,7 @@ fn charter(signers: &[u8]) -> Signed<Charter> {
         previous: None,
         members: BTreeMap::from([member("france", FRANCE), member("china", 2), member("iran", 3)]),
         coordinator: key(COORDINATOR).public(),
+        standbys: BTreeSet::from([key(STANDBY).public()]),
         quorum: 2,
         base: digest("base"),
         open_held_out: HeldOutTerms { text: digest("text"), max_tokens: 2048 },
@@ -81,6 +84,8 @@ fn outcome(round: u32, base: &str) -> Outcome {
 fn news(signer: u8, announcement: Option<Announcement>, outcome: Option<Outcome>) -> NodeInput {
     NodeInput::News(News {
         version: 1,
+        tenure: None,
+        hand_over: None,
         announcement: announcement.map(|document| Signed::by(document, &key(signer)).expect("signs")),
         outcome: outcome.map(|document| Signed::by(document, &key(signer)).expect("signs")),
     })
@@ -244,7 +249,8 @@ fn only_the_coordinator_that_the_charter_lists_is_believed() {
 fn the_coordinators_signature_does_not_carry_over_to_other_content() {
     let mut signed = Signed::by(announcement(1, "base"), &key(COORDINATOR)).expect("signs");
     signed.document.closes_at = at(9_999);
-    let input = NodeInput::News(News { version: 1, announcement: Some(signed), outcome: None });
+    let input =
+        NodeInput::News(News { version: 1, tenure: None, hand_over: None, announcement: Some(signed), outcome: None });
     assert!(matches!(Run::joined().refuses(input), RoundError::Signature(_)));
 }
 

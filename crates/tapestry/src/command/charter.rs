@@ -6,7 +6,7 @@ use crate::coordinator;
 use crate::files;
 use crate::home::Home;
 use crate::policy;
-use crate::role::open_blobs;
+use crate::stores::open_blobs;
 use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -78,6 +78,7 @@ pub(crate) async fn draft(args: &DraftArgs) -> Result<Signed<Charter>> {
         previous: None,
         members,
         coordinator: key.public(),
+        standbys: args.standbys.iter().copied().collect(),
         quorum: args.quorum.unwrap_or(num_members),
         base,
         open_held_out: HeldOutTerms { text, max_tokens: args.open_text_max_tokens },
@@ -181,6 +182,9 @@ pub(crate) fn describe(signed: &Signed<Charter>) -> Result<String> {
     writeln!(text, "  digest       {}", signed.digest()?)?;
     writeln!(text, "  holds        {} to {}", charter.valid_from, charter.valid_until)?;
     writeln!(text, "  coordinator  {}", charter.coordinator)?;
+    for standby in &charter.standbys {
+        writeln!(text, "  standby      {standby}, may take the coordinator's role over")?;
+    }
     writeln!(text, "  base         {}", charter.base)?;
     let HeldOutTerms { text: held_out, max_tokens } = &charter.open_held_out;
     writeln!(text, "  open text    {held_out}, its first {max_tokens} tokens")?;

@@ -3,7 +3,8 @@
 use crate::cli::{LogArgs, LogCommand};
 use crate::home::Home;
 use crate::role::Machine;
-use anyhow::{Context as _, Result, bail};
+use crate::stores::Place;
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 use tapestry_core::{Digest, PublicKey, Signed};
 use tapestry_governance::Charter;
@@ -43,9 +44,22 @@ fn is_node(home: &Home) -> bool {
     home.path("node.toml").exists()
 }
 
+/// Whose log lies in a home: `key`, where it is given. Otherwise a node's own key; and for a coordinator, which may have taken
+/// the role over, whoever the log itself says, which its charter then has to confirm.
+pub(crate) async fn founder(home: &Home, key: Option<PublicKey>) -> Result<PublicKey> {
+    match key {
+        Some(key) => Ok(key),
+        None if is_node(home) => home.public_key(),
+        None => match Place::of(home)?.log_to_read().await?.founder().await? {
+            Some(founder) => Ok(founder),
+            None => home.public_key(),
+        },
+    }
+}
+
 /// Checks the chain and that the events can follow from one another.
 pub(crate) async fn verify(home: &Home, key: Option<PublicKey>) -> Result<Verified> {
-    let key = key.map_or_else(|| home.public_key(), Ok)?;
+    let key = founder(home, key).await?;
     if is_node(home) {
         read::<Node>(home, key).await.map(|(verified, _)| Verified { role: "node", ..verified })
     } else {
@@ -55,11 +69,8 @@ pub(crate) async fn verify(home: &Home, key: Option<PublicKey>) -> Result<Verifi
 
 /// The entries of a role's log, checked.
 pub(crate) async fn read<M: Machine>(home: &Home, key: PublicKey) -> Result<(Verified, Vec<Entry<M::Event>>)> {
-    let dir = home.log_dir();
-    if !dir.is_dir() {
-        bail!("{} holds no log; is it the home of a role?", home.dir().display());
-    }
-    let (chain, entries) = tapestry_store::verify_log::<M::Event>(&dir, key).await?;
+    let log = Place::of(home)?.log_to_read().await?;
+    let (chain, entries) = tapestry_store::verify_log_on::<M::Event>(&log, key).await?;
     let mut state = M::empty(key);
     for entry in &entries {
         let applied = state.apply(&entry.event);
@@ -71,7 +82,7 @@ pub(crate) async fn read<M: Machine>(home: &Home, key: PublicKey) -> Result<(Ver
 
 /// The charter in force and the base that was published last, as a role's log says, checked.
 pub(crate) async fn published(home: &Home) -> Result<(Signed<Charter>, Digest)> {
-    let key = home.public_key()?;
+    let key = founder(home, None).await?;
     let none = "no charter is in force there yet";
     if is_node(home) {
         let state = fold::<Node>(home, key).await?;
@@ -82,7 +93,8 @@ pub(crate) async fn published(home: &Home) -> Result<(Signed<Charter>, Digest)> 
     }
 }
 
-async fn fold<M: Machine>(home: &Home, key: PublicKey) -> Result<M> {
+/// The state that a role's log adds up to, checked.
+pub(crate) async fn fold<M: Machine>(home: &Home, key: PublicKey) -> Result<M> {
     let mut state = M::empty(key);
     for entry in read::<M>(home, key).await?.1 {
         state.apply(&entry.event)?;
@@ -92,7 +104,7 @@ async fn fold<M: Machine>(home: &Home, key: PublicKey) -> Result<M> {
 
 async fn show(args: &LogArgs) -> Result<()> {
     let home = Home::at(&args.home);
-    let key = args.key.map_or_else(|| home.public_key(), Ok)?;
+    let key = founder(&home, args.key).await?;
     if is_node(&home) {
         let (_, entries) = read::<Node>(&home, key).await?;
         print(&entries, args.json, crate::node::describe)

@@ -2,7 +2,8 @@
 
 use crate::cli::ModelCommand;
 use crate::home::Home;
-use crate::role::{Role, open_blobs};
+use crate::role::Role;
+use crate::stores::open_blobs;
 use anyhow::{Context as _, Result, bail};
 use std::path::Path;
 use tapestry_core::{Digest, ModelManifest};

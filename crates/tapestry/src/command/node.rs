@@ -36,6 +36,7 @@ pub(crate) fn init(home: &Home, contributed: &[PathBuf], private: &[PathBuf], he
     }
     let settings = NodeSettings {
         coordinator: None,
+        standbys: vec![],
         texts,
         contributed_cpt: Training::gentle(),
         private_cpt: Training::gentle(),
@@ -49,8 +50,9 @@ pub(crate) fn init(home: &Home, contributed: &[PathBuf], private: &[PathBuf], he
 }
 
 /// Fetches the charter and follows it.
-pub(crate) async fn join(home: &Home, url: &str, accept: Option<Digest>) -> Result<MemberName> {
+pub(crate) async fn join(home: &Home, url: &str, standbys: &[String], accept: Option<Digest>) -> Result<MemberName> {
     let mut settings = NodeSettings::read(home)?;
+    let standbys = standbys.iter().map(|url| parse_url(url)).collect::<Result<Vec<_>>>()?;
     let _lock = home.lock()?;
     let key = home.key()?;
     let (address, coordinator_key) = parse_url(url)?;
@@ -59,7 +61,10 @@ pub(crate) async fn join(home: &Home, url: &str, accept: Option<Digest>) -> Resu
         format!("the coordinator at {address} gives no charter to this node's key {}", key.public())
     })?;
     let terms = Charter::binding(&charter, now())?;
-    terms.check_coordinator(coordinator_key)?;
+    terms.check_may_coordinate(coordinator_key)?;
+    for (_, standby) in &standbys {
+        terms.check_may_coordinate(*standby)?;
+    }
     let member = terms.member_of(key.public())?.clone();
     let digest = charter.digest()?;
     let is_signed_here = charter.signatures.contains_key(&key.public());
@@ -70,6 +75,7 @@ pub(crate) async fn join(home: &Home, url: &str, accept: Option<Digest>) -> Resu
     let mut role = Role::<Node>::open(home, &key).await?;
     let events = role.state().handle(now(), NodeInput::Join { charter })?;
     settings.coordinator = Some(CoordinatorAddress { address, key: coordinator_key });
+    settings.standbys = standbys.into_iter().map(|(address, key)| CoordinatorAddress { address, key }).collect();
     settings.write(home)?;
     role.record(events).await?;
     Ok(member)
@@ -106,7 +112,7 @@ pub(crate) fn participate(home: &Home, mode: ParticipationMode, reason: String) 
 }
 
 /// `https://HOST:PORT#KEY`.
-fn parse_url(url: &str) -> Result<(String, PublicKey)> {
+pub(crate) fn parse_url(url: &str) -> Result<(String, PublicKey)> {
     let expected = "expected https://HOST:PORT#KEY, as `tapestry coordinator run` prints it";
     let rest = url.strip_prefix("https://").with_context(|| format!("{expected}; found {url:?}"))?;
     let (address, key) = rest.split_once('#').with_context(|| {

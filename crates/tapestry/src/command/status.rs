@@ -3,6 +3,7 @@
 use crate::activity::Activity;
 use crate::cli::StatusArgs;
 use crate::clock::now;
+use crate::command::log;
 use crate::coordinator::api::{Status, verdict_in_words};
 use crate::files;
 use crate::home::Home;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use tapestry_core::{Timestamp, format_duration};
 use tapestry_net::{Dialer, NetError, retry_forever};
 use tapestry_round::RoundResult;
+use tapestry_round::node::Node;
 
 /// How often a watcher looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -21,19 +23,29 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(crate) async fn run(args: &StatusArgs) -> Result<()> {
     let home = Home::at(&args.home);
     let key = home.key()?;
-    let (address, coordinator) = if home.path("node.toml").exists() {
-        let coordinator =
-            NodeSettings::read(&home)?.coordinator.context("this node has not joined: tapestry node join URL")?;
-        (coordinator.address, coordinator.key)
+    let dialer = if home.path("node.toml").exists() {
+        let dialer = NodeSettings::read(&home)?.dialer(&key)?;
+        let dialer = dialer.context("this node has not joined: tapestry node join URL")?;
+        for (key, address) in log::fold::<Node>(&home, key.public()).await?.coordinator_addresses() {
+            dialer.add_server(address, *key)?;
+        }
+        dialer
     } else {
         let address = files::read_text(&home.path("address")).context("this coordinator has never run")?;
-        (address.trim().replace("0.0.0.0:", "127.0.0.1:"), key.public())
+        Dialer::new(&address.trim().replace("0.0.0.0:", "127.0.0.1:"), key.public(), &key)?
     };
-    let dialer = Dialer::new(&address, coordinator, &key)?;
     if args.watch {
         return watch(&dialer, args.json).await;
     }
-    let status = ask(&dialer).await.with_context(|| format!("the coordinator at {address}"))?;
+    let mut status = ask(&dialer).await;
+    // Where the coordinator's role has moved, somebody else may answer.
+    for _ in 1..dialer.num_servers() {
+        if status.is_ok() {
+            break;
+        }
+        status = ask(&dialer).await;
+    }
+    let status = status.with_context(|| format!("the coordinator at {}", dialer.address()))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {

@@ -8,12 +8,12 @@ use crate::merge::{MergeInputs, merge};
 use crate::progress::{Form, Reporter};
 use crate::readers::Readers;
 use crate::role::Machine as _;
-use anyhow::{Context as _, Result, bail};
+use crate::stores::read_blobs;
+use anyhow::{Result, bail};
 use serde::Serialize;
 use tapestry_core::{Digest, ModelManifest, PublicKey, Timestamp};
 use tapestry_round::RoundResult;
 use tapestry_round::coordinator::{Coordinator, CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
-use tapestry_store::BlobStore;
 
 /// What doing a round's merge again has found.
 #[derive(Debug, Serialize)]
@@ -32,7 +32,7 @@ struct VerifiedRound {
 pub(crate) async fn run(command: VerifyCommand) -> Result<()> {
     let VerifyCommand::Round { round, home, key, json } = command;
     let home = Home::at(&home);
-    let key = key.map_or_else(|| home.public_key(), Ok)?;
+    let key = log::founder(&home, key).await?;
     let verified = verify_round(&home, key, round).await?;
     if json {
         println!("{}", serde_json::to_string(&verified)?);
@@ -87,8 +87,7 @@ async fn verify_round(home: &Home, key: PublicKey, number: u32) -> Result<Verifi
         let last = last.map_or("none has".into(), |last| format!("the last that has is round {last}"));
         bail!("round {number} has not been merged; {last}");
     };
-    let dir = home.blobs_dir();
-    let blobs = BlobStore::read_folder(&dir).with_context(|| format!("the blobs in {}", dir.display()))?;
+    let blobs = read_blobs(home).await?;
     let working = Reporter::new(Form::People).start("verify", format!("round {number}"), "bytes");
     let num_contributions = work.inputs.len();
     let base: ModelManifest = blobs.get_json(work.base).await?;

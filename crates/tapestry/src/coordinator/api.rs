@@ -4,11 +4,12 @@ use super::{Loop, NotTaken};
 use crate::activity::Activity;
 use crate::clock::now;
 use crate::observe::phase_name;
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,6 +84,8 @@ pub(super) fn router(shared: &Arc<Loop>) -> Router {
         .route("/v1/attendance", post(attend))
         .route("/v1/activity", post(activity))
         .route("/v1/status", get(status))
+        .route("/v1/state/log/{seq}", get(log_entry))
+        .route("/v1/state/blobs/{first}", get(blob_digests))
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
         .with_state(Arc::clone(shared))
         .merge(blob_routes(shared.blobs().clone(), policy))
@@ -141,7 +144,8 @@ async fn news(
 ) -> Result<Json<News>, Refused> {
     seen(&shared, peer).await;
     let mut version = shared.watch_version();
-    let wait = Duration::from_millis(query.wait_ms).min(MAX_WAIT);
+    let is_over = shared.state().hand_over().is_some();
+    let wait = if is_over { Duration::ZERO } else { Duration::from_millis(query.wait_ms).min(MAX_WAIT) };
     let _ = tokio::time::timeout(wait, version.wait_for(|version| *version > query.after)).await;
     shared.news().map(Json).map_err(|error| internal(&error))
 }
@@ -197,6 +201,40 @@ async fn attend(
     let member = seen(&shared, sender).await;
     shared.handle(member.as_ref(), CoordinatorInput::Attend { sender, attendance }).await?;
     Ok(Json(()))
+}
+
+/// An entry of the log, as it is stored, for those who may have this role.
+async fn log_entry(
+    State(shared): State<Arc<Loop>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    Path(seq): Path<u64>,
+) -> Result<Bytes, Refused> {
+    shared.check_may_have_the_state(&peer)?;
+    let entry = shared.log.read(seq).await.map_err(|error| internal(&error))?;
+    entry.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("there is no entry {seq} yet"), false))
+}
+
+/// The blobs whose digests begin with a byte, for those who may have this role.
+async fn blob_digests(
+    State(shared): State<Arc<Loop>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    Path(first): Path<String>,
+) -> Result<Json<Vec<Digest>>, Refused> {
+    shared.check_may_have_the_state(&peer)?;
+    let byte = u8::from_str_radix(&first, 16).ok().filter(|_| first.len() == 2);
+    let byte =
+        byte.ok_or_else(|| Refused(StatusCode::NOT_FOUND, "two hexadecimal digits are asked for".into(), false))?;
+    shared.blobs().digests(byte).await.map(Json).map_err(|error| internal(&error))
+}
+
+impl Loop {
+    fn check_may_have_the_state(&self, peer: &PublicKey) -> Result<(), Refused> {
+        if self.may_have_the_state(peer) {
+            return Ok(());
+        }
+        let error = "only the charter's coordinator and its standbys may have the coordinator's state";
+        Err(Refused(StatusCode::FORBIDDEN, error.into(), false))
+    }
 }
 
 /// What a node is doing, for `tapestry status`; forgotten at the next restart.

@@ -128,6 +128,13 @@ pub(crate) fn describe(event: &CoordinatorEvent) -> String {
         CoordinatorEvent::CharterAdopted { charter } => {
             format!("charter of {} is in force", charter.document.consortium)
         }
+        CoordinatorEvent::RoleTaken { tenure } => {
+            let tenure = &tenure.document;
+            format!("{} has the coordinator's role now (tenure {})", tenure.coordinator, tenure.number)
+        }
+        CoordinatorEvent::RoleHandedOver { hand_over } => {
+            format!("the coordinator's role is handed over to {}", hand_over.to)
+        }
         CoordinatorEvent::BaseMeasured { base, bpb } => {
             format!("adopted base {}: {bpb:.4} bits per byte on the open text", base.short())
         }

@@ -4,7 +4,7 @@ use super::Demo;
 use super::processes::Usages;
 use crate::command::log;
 use crate::home::Home;
-use crate::role::open_blobs;
+use crate::stores::open_blobs;
 use anyhow::{Context as _, Result};
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -81,6 +81,27 @@ impl Workshop {
         fs::write(&path, short).unwrap();
     }
 
+    /// The member's node trains for a piece of work, such as `round-1`, only once [`Self::open_gate`] lets it.
+    pub(crate) fn gate_training(&self, member: &str) {
+        let settings = self.path(&format!("{member}-node")).join("node.toml");
+        let gate = self.path(&format!("go/{member}"));
+        fs::create_dir_all(&gate).unwrap();
+        // The job is WORK/round-N/job.json.
+        let wait = format!(
+            "while [ ! -e '{}'/$(basename $(dirname $0)) ]; do sleep 0.1; done; exec tapestry train cpt $0",
+            gate.display()
+        );
+        let text = fs::read_to_string(&settings).unwrap();
+        assert!(text.contains("[machine]\n"), "{text}");
+        let machine = text.replace("[machine]\n", &format!("[machine]\ntrainer = [\"sh\", \"-c\", {wait:?}]\n"));
+        fs::write(&settings, machine).unwrap();
+    }
+
+    /// Lets a gated member train for a piece of work.
+    pub(crate) fn open_gate(&self, member: &str, work: &str) {
+        fs::write(self.path(&format!("go/{member}/{work}")), "").unwrap();
+    }
+
     fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
         let binary = Path::new(env!("CARGO_BIN_EXE_tapestry"));
@@ -166,6 +187,29 @@ impl Process {
     /// Whether it is no longer running.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Sends it a signal, such as `STOP` or `CONT`.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits until it ends by itself, and expects that it says it failed.
+    pub(crate) fn wait_for_failure(&mut self, expected: &str) {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                let messages = self.messages();
+                assert!(
+                    !status.success() && messages.contains(expected),
+                    "{status}, expected {expected:?}:\n{messages}"
+                );
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "still running:\n{}", self.messages());
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Kills it, as a power cut would.
