@@ -1,5 +1,7 @@
 //! A blob that comes in pieces, each hashed and written while the next one is on its way.
 
+use crate::blob;
+use crate::filling::PackSlot;
 use crate::folder::StagedFile;
 use crate::stream::{CHUNK_LEN, ended};
 use crate::{BlobStore, ChunkBuffer, Staged, StoreError};
@@ -34,6 +36,7 @@ struct Content {
 enum Kept {
     Nowhere,
     File(StagedFile),
+    Slot(PackSlot),
     Memory(ChunkBuffer),
 }
 
@@ -93,7 +96,8 @@ impl Arrival {
             return Err(StoreError::WrongContent { expected: digest, found });
         }
         match content.kept {
-            Kept::File(file) => Ok(Staged { digest, file: Some(file) }),
+            Kept::File(file) => Ok(Staged { digest, kept: blob::Kept::InFile(file) }),
+            Kept::Slot(slot) => Ok(Staged { digest, kept: blob::Kept::InSlot(slot) }),
             Kept::Memory(memory) => self.store.stage(digest, memory.into_bytes()).await,
             Kept::Nowhere => self.store.stage(digest, bytes::Bytes::new()).await,
         }
@@ -117,12 +121,16 @@ impl Content {
     fn add(&mut self, store: &BlobStore, expected: Digest, piece: &ChunkBuffer) -> Result<(), StoreError> {
         if let Kept::Nowhere = self.kept {
             self.kept = match (store.file(expected), store.commits()) {
-                (Some(name), Some(commits)) => Kept::File(commits.begin(&name, piece.len())?),
+                (Some(name), Some(commits)) => match store.slot(expected) {
+                    Some(slot) => Kept::Slot(slot),
+                    None => Kept::File(commits.begin(&name, piece.len())?),
+                },
                 _ => Kept::Memory(ChunkBuffer::new(CHUNK_LEN)),
             };
         }
         match &mut self.kept {
             Kept::File(file) => file.write(piece, self.size_bytes)?,
+            Kept::Slot(slot) => slot.write(piece, self.size_bytes)?,
             Kept::Memory(memory) => drop(memory.fill_from(piece.as_slice())),
             Kept::Nowhere => {}
         }

@@ -2,8 +2,10 @@
 
 use crate::StoreError;
 use crate::blocking::wait;
+use crate::filling::PackSlot;
 use crate::folder::{self, Commits, StagedFile};
 use crate::objects::Objects;
+use crate::pack::Packs;
 use crate::stream::on_blocking_thread;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -28,6 +30,8 @@ const NUM_PARALLEL: usize = 16;
 #[derive(Debug, Clone)]
 pub struct BlobStore {
     objects: Objects,
+    /// Where blobs are files.
+    packs: Option<Arc<Packs>>,
     /// Bytes of the file system that are never filled.
     reserve: u64,
 }
@@ -67,8 +71,9 @@ impl BlobStore {
         Self::of(Objects::in_memory())
     }
 
-    const fn of(objects: Objects) -> Self {
-        Self { objects, reserve: RESERVE_BYTES }
+    fn of(objects: Objects) -> Self {
+        let packs = objects.folder().map(|folder| Arc::new(Packs::new(folder)));
+        Self { objects, packs, reserve: RESERVE_BYTES }
     }
 
     /// Stores `content` and gives its name. Does nothing where it is stored already, and repairs it where what is stored
@@ -115,7 +120,7 @@ impl BlobStore {
         }
         let digest = check(expected, &content)?;
         self.put_named(digest, content).await?;
-        Ok(Staged { digest, file: None })
+        Ok(Staged { digest, kept: Kept::Durably })
     }
 
     /// The first half of [`Self::put_blocking`]: the content is out of memory and not yet durable. Several that are committed together cost
@@ -133,19 +138,22 @@ impl BlobStore {
 
     fn stage_file(&self, expected: Option<Digest>, content: &Bytes) -> Result<Staged, StoreError> {
         let digest = check(expected, content)?;
-        let path = object_path(digest);
-        let name = self.objects.file(&path).unwrap_or_default();
-        match folder::read(&name, CHUNK_BYTES) {
-            Ok(Some(found)) if found == content => {
-                self.objects.commits().settle();
-                Ok(Staged { digest, file: None })
-            }
-            // Anything else that is there under this name is damaged; whole content is about to take its place.
-            Ok(_) | Err(StoreError::Oversized { .. }) => {
-                Ok(Staged { digest, file: Some(self.objects.commits().stage(&name, content)?) })
-            }
-            Err(error) => Err(error),
+        let found = match self.open_blob(digest) {
+            Ok(Some(blob)) => Some(folder::read(&blob)?),
+            Ok(None) | Err(StoreError::Oversized { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        if found.is_some_and(|found| found == content) {
+            self.objects.commits().settle();
+            return Ok(Staged { digest, kept: Kept::Durably });
         }
+        if let Some(slot) = self.slot(digest) {
+            slot.write_bytes(content, 0)?;
+            return Ok(Staged { digest, kept: Kept::InSlot(slot) });
+        }
+        // Anything else that is there under this name is damaged; whole content is about to take its place.
+        let name = self.file(digest).unwrap_or_default();
+        Ok(Staged { digest, kept: Kept::InFile(self.objects.commits().stage(&name, content)?) })
     }
 
     /// Makes staged blobs durable, all in one go, and gives their names.
@@ -154,7 +162,7 @@ impl BlobStore {
     /// Where the store fails; then some of them may be here, and each of those is whole and durable.
     pub async fn commit(&self, staged: Vec<Staged>) -> Result<Vec<Digest>, StoreError> {
         let store = self.clone();
-        if staged.iter().all(|staged| staged.file.is_none()) {
+        if staged.iter().all(|staged| matches!(staged.kept, Kept::Durably)) {
             return Ok(staged.iter().map(|staged| staged.digest).collect());
         }
         on_blocking_thread(move || store.commit_blocking(staged)).await
@@ -166,7 +174,14 @@ impl BlobStore {
     /// As [`Self::commit`].
     pub fn commit_blocking(&self, staged: Vec<Staged>) -> Result<Vec<Digest>, StoreError> {
         let digests = staged.iter().map(|staged| staged.digest).collect();
-        let files: Vec<StagedFile> = staged.into_iter().filter_map(|staged| staged.file).collect();
+        let mut files: Vec<StagedFile> = vec![];
+        for staged in staged {
+            match staged.kept {
+                Kept::Durably => {}
+                Kept::InFile(file) => files.push(file),
+                Kept::InSlot(slot) => slot.commit()?,
+            }
+        }
         if !files.is_empty() {
             self.objects.commits().commit(&files)?;
         }
@@ -209,10 +224,11 @@ impl BlobStore {
     /// # Errors
     /// As [`Self::get`], but for [`StoreError::Damaged`].
     pub async fn get_unverified(&self, digest: Digest) -> Result<Bytes, StoreError> {
-        let path = object_path(digest);
-        let read = match self.objects.file(&path) {
-            Some(name) => on_blocking_thread(move || folder::read(&name, CHUNK_BYTES)).await?,
-            None => self.objects.read(&path, CHUNK_BYTES).await?,
+        let read = if self.is_in_files() {
+            let store = self.clone();
+            on_blocking_thread(move || store.open_blob(digest)?.map(|blob| folder::read(&blob)).transpose()).await?
+        } else {
+            self.objects.read(&object_path(digest), CHUNK_BYTES).await?
         };
         read.ok_or_else(|| StoreError::Missing { digest, place: self.objects.place().to_owned() })
     }
@@ -221,6 +237,11 @@ impl BlobStore {
     #[must_use]
     pub fn is_in_files(&self) -> bool {
         self.objects.folder().is_some()
+    }
+
+    /// Where blobs are files.
+    pub(crate) fn packs(&self) -> Option<&Packs> {
+        self.packs.as_deref()
     }
 
     pub(crate) fn commits(&self) -> Option<&Commits> {
@@ -248,7 +269,7 @@ impl BlobStore {
         if self.objects.folder().is_some() {
             let store = self.clone();
             let look = move || {
-                asked.retain(|digest| !store.file(*digest).is_some_and(|file| file.is_file()));
+                asked.retain(|digest| !store.holds(*digest));
                 // What has its name may be about to be synced; what is said to be here has been.
                 store.objects.commits().settle();
                 Ok(asked)
@@ -354,12 +375,12 @@ impl BlobStore {
     /// As [`Self::chunk`], from ordinary synchronous code; where blobs are files, on the calling thread.
     pub(crate) fn chunk_blocking(&self, blob: &Blob, index: usize) -> Result<Bytes, StoreError> {
         let digest = blob.chunks[index];
-        let Some(name) = self.file(digest) else {
+        if !self.is_in_files() {
             let (store, blob) = (self.clone(), blob.clone());
             return wait(async move { store.chunk(&blob, index).await });
-        };
+        }
         let missing = || StoreError::Missing { digest, place: self.place().to_owned() };
-        let content = self.check_read(digest, folder::read(&name, CHUNK_BYTES)?.ok_or_else(missing)?)?;
+        let content = self.check_read(digest, folder::read(&self.open_blob(digest)?.ok_or_else(missing)?)?)?;
         let (expected, found) = (blob.chunk_size(index), content.len() as u64);
         if expected != found {
             return Err(StoreError::ChunkSize { index, digest, expected, found });
@@ -391,8 +412,13 @@ pub fn chunk_digests(model: &ModelManifest) -> Vec<Digest> {
 #[must_use]
 pub struct Staged {
     pub(crate) digest: Digest,
-    /// `None` where it is durable already.
-    pub(crate) file: Option<StagedFile>,
+    pub(crate) kept: Kept,
+}
+
+pub(crate) enum Kept {
+    Durably,
+    InFile(StagedFile),
+    InSlot(PackSlot),
 }
 
 impl fmt::Debug for Staged {

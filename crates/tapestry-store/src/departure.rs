@@ -2,14 +2,13 @@
 
 use crate::blob::BlobStore;
 use crate::buffer::PIECE_BYTES;
+use crate::pack::OpenBlob;
 use crate::stream::on_blocking_thread;
 use crate::{ChunkBuffer, StoreError, folder};
 use bytes::Bytes;
 use std::fmt;
-use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
-use tapestry_core::{CHUNK_BYTES, Digest};
+use tapestry_core::Digest;
 
 /// The content of a blob, not checked, for one who will check it: the receiver of a transfer. In a folder it takes the memory of one
 /// piece, elsewhere that of the blob.
@@ -20,7 +19,7 @@ pub struct Departure {
 }
 
 enum Source {
-    File(Arc<(File, PathBuf)>),
+    File(Arc<OpenBlob>),
     Memory(Bytes),
 }
 
@@ -36,15 +35,15 @@ impl BlobStore {
     /// # Errors
     /// As [`Self::get`], but for [`StoreError::Damaged`].
     pub async fn departure(&self, digest: Digest) -> Result<Departure, StoreError> {
-        let Some(name) = self.file(digest) else {
+        if !self.is_in_files() {
             let content = self.get_unverified(digest).await?;
             return Ok(Departure { size_bytes: content.len() as u64, at: 0, source: Source::Memory(content) });
-        };
-        let place = self.place().to_owned();
+        }
+        let store = self.clone();
         on_blocking_thread(move || {
-            let opened = folder::open(&name, CHUNK_BYTES)?;
-            let (file, size_bytes) = opened.ok_or(StoreError::Missing { digest, place })?;
-            Ok(Departure { size_bytes, at: 0, source: Source::File(Arc::new((file, name))) })
+            let missing = || StoreError::Missing { digest, place: store.place().to_owned() };
+            let blob = store.open_blob(digest)?.ok_or_else(missing)?;
+            Ok(Departure { size_bytes: blob.size, at: 0, source: Source::File(Arc::new(blob)) })
         })
         .await
     }
@@ -80,12 +79,12 @@ impl Departure {
             Source::File(open) => {
                 let mut piece = ChunkBuffer::new(len);
                 // What the page cache has, it gives at once; for the rest somebody else waits.
-                let cached = folder::read_cached(&open.0, start, &mut piece.room()[..len]);
+                let cached = folder::read_cached(&open.file, open.start + start, &mut piece.room()[..len]);
                 if cached < len {
                     let open = Arc::clone(open);
                     let read = move || {
-                        folder::fill(&open.0, &open.1, start, cached, &mut piece, len)
-                            .map_err(|error| StoreError::file("read", &open.1, error))?;
+                        folder::fill(&open.file, &open.path, open.start + start, cached, &mut piece, len)
+                            .map_err(|error| StoreError::file("read", &open.path, error))?;
                         Ok(piece)
                     };
                     on_blocking_thread(read).await?.into_bytes()

@@ -11,6 +11,7 @@
 use crate::StoreError;
 use crate::buffer::{ALIGNMENT, ChunkBuffer};
 use crate::objects::sync_folder;
+use crate::pack::OpenBlob;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -196,15 +197,15 @@ pub(crate) fn open(name: &Path, limit: u64) -> Result<Option<(File, u64)>, Store
     Ok(Some((file, size)))
 }
 
-/// Reads a file of at most `limit` bytes into memory that is kept for the next; `None` where there is none.
-pub(crate) fn read(name: &Path, limit: u64) -> Result<Option<Bytes>, StoreError> {
-    let Some((file, size)) = open(name, limit)? else { return Ok(None) };
-    let len = usize::try_from(size).map_err(|_| StoreError::TooLarge { found: size })?;
+/// Reads a blob into memory that is kept for the next.
+pub(crate) fn read(blob: &OpenBlob) -> Result<Bytes, StoreError> {
+    let OpenBlob { file, path, start, size } = blob;
+    let len = usize::try_from(*size).map_err(|_| StoreError::TooLarge { found: *size })?;
     let mut buffer = ChunkBuffer::new(len);
-    let cached = if len >= DIRECT_BYTES { read_cached(&file, 0, &mut buffer.room()[..len]) } else { 0 };
-    let filled = fill(&file, name, 0, cached, &mut buffer, len);
-    filled.map_err(|error| StoreError::file("read", name, error))?;
-    Ok(Some(buffer.into_bytes()))
+    let cached = if len >= DIRECT_BYTES { read_cached(file, *start, &mut buffer.room()[..len]) } else { 0 };
+    let filled = fill(file, path, *start, cached, &mut buffer, len);
+    filled.map_err(|error| StoreError::file("read", path, error))?;
+    Ok(buffer.into_bytes())
 }
 
 /// `len` bytes of a file from `start` on, of which the first `at` are in the buffer already: directly as far as that goes, and whatever
@@ -265,7 +266,7 @@ pub(crate) fn free_bytes(path: &Path) -> Result<u64, StoreError> {
 }
 
 /// The file, past the page cache, where the system and the file system can do that.
-fn open_directly(path: &Path, options: &mut OpenOptions) -> Option<File> {
+pub(crate) fn open_directly(path: &Path, options: &mut OpenOptions) -> Option<File> {
     #[cfg(target_os = "linux")]
     {
         use std::os::unix::fs::OpenOptionsExt as _;

@@ -2,15 +2,17 @@
 
 use crate::blocking::wait;
 use crate::stream::{WholeFile, export_chunks, import_reader, on_blocking_thread};
+use crate::verified::hash_range;
 use crate::weights::check_tensors;
 use crate::{BlobStore, ChunkBuffer, StoreError};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tapestry_core::{Blob, CHUNK_BYTES, Digest, ModelManifest, TensorSpec, WeightsManifest};
-use tapestry_weights::{HfDir, SafetensorsModel, WeightSource as _, safetensors_header};
+use tapestry_weights::{HfDir, SafetensorsFile, SafetensorsModel, WeightSource as _, safetensors_header};
 
 const WEIGHTS_FILE: &str = "model.safetensors";
 
@@ -46,7 +48,7 @@ impl BlobStore {
     /// Where a file is missing, is not what it should be or does not fit the others, or the store fails.
     pub async fn import_model(&self, hf_dir: &Path) -> Result<(Digest, ModelManifest), StoreError> {
         let (store, dir) = (self.clone(), hf_dir.to_path_buf());
-        let manifest = on_blocking_thread(move || import_model(&store, &dir)).await?;
+        let manifest = on_blocking_thread(move || import_model(&store, &dir, import_weights)).await?;
         Ok((self.put_json(&manifest).await?, manifest))
     }
 
@@ -60,6 +62,26 @@ impl BlobStore {
         on_blocking_thread(move || import_weights(&store, &path)).await
     }
 
+    /// As [`Self::import_model`], of what a trainer wrote and nobody will write to any more: where its weights are one file in canonical
+    /// order on the same file system, that file itself becomes a part of the store (`pack.rs`), and is read-only from then on.
+    ///
+    /// # Errors
+    /// As [`Self::import_model`].
+    pub async fn adopt_model(&self, hf_dir: &Path) -> Result<(Digest, ModelManifest), StoreError> {
+        let (store, dir) = (self.clone(), hf_dir.to_path_buf());
+        let manifest = on_blocking_thread(move || import_model(&store, &dir, adopt_weights)).await?;
+        Ok((self.put_json(&manifest).await?, manifest))
+    }
+
+    /// As [`Self::import_weights`], and as [`Self::adopt_model`].
+    ///
+    /// # Errors
+    /// As [`Self::import_weights`].
+    pub async fn adopt_weights(&self, safetensors: &Path) -> Result<(Digest, WeightsManifest), StoreError> {
+        let (store, path) = (self.clone(), safetensors.to_path_buf());
+        on_blocking_thread(move || adopt_weights(&store, &path)).await
+    }
+
     /// Writes a model in Hugging Face layout into `dir`, which is made where it is missing. Each file is there whole or
     /// not at all, and `model.safetensors` comes last: where it is, the model is complete.
     ///
@@ -70,8 +92,9 @@ impl BlobStore {
         on_blocking_thread(move || export_model(&store, &model, &dir, true)).await
     }
 
-    /// As [`Self::export_model`], for a reader that starts now: nothing is synced, so that a power cut may leave files that are
-    /// not whole. Whoever comes back after a restart writes them again.
+    /// As [`Self::export_model`], for a reader that starts now and writes nothing there: nothing is synced, so that a power cut may leave
+    /// files that are not whole. Whoever comes back after a restart writes them again. Weights that came by [`Self::begin_pack`] are not
+    /// copied; their file gets another name, and is read-only.
     ///
     /// # Errors
     /// As [`Self::export_model`].
@@ -81,7 +104,10 @@ impl BlobStore {
     }
 }
 
-fn import_model(store: &BlobStore, dir: &Path) -> Result<ModelManifest, StoreError> {
+/// How weights are taken in.
+type TakeIn = fn(&BlobStore, &Path) -> Result<(Digest, WeightsManifest), StoreError>;
+
+fn import_model(store: &BlobStore, dir: &Path, take_in: TakeIn) -> Result<ModelManifest, StoreError> {
     let checked = HfDir::open(dir)?;
     let mut files = BTreeMap::new();
     for name in FILES {
@@ -89,7 +115,7 @@ fn import_model(store: &BlobStore, dir: &Path) -> Result<ModelManifest, StoreErr
             files.insert(name.to_owned(), blob);
         }
     }
-    let (_, weights) = import_weights(store, &checked.weights_path)?;
+    let (_, weights) = take_in(store, &checked.weights_path)?;
     let manifest = ModelManifest { files, weights };
     manifest.check()?;
     Ok(manifest)
@@ -124,6 +150,46 @@ fn import_weights(store: &BlobStore, path: &Path) -> Result<(Digest, WeightsMani
     let (store, stored) = (store.clone(), manifest.clone());
     let digest = wait(async move { store.put_json(&stored).await })?;
     Ok((digest, manifest))
+}
+
+/// Takes a file in as it is, if it is one file in which the tensors lie in the order of their names; others are copied.
+fn adopt_weights(store: &BlobStore, path: &Path) -> Result<(Digest, WeightsManifest), StoreError> {
+    let path = SafetensorsModel::open(path)?.path().to_path_buf();
+    // A link leads to something of somebody else's, and a file with two names may be.
+    let is_own = |metadata: fs::Metadata| metadata.is_file() && metadata.nlink() == 1;
+    let (Some(packs), Ok(file), true) =
+        (store.packs(), SafetensorsFile::open(&path), fs::symlink_metadata(&path).is_ok_and(is_own))
+    else {
+        return import_weights(store, &path);
+    };
+    let tensors = file.tensors().to_vec();
+    let size_bytes = file.data_len();
+    check_tensors(&tensors, size_bytes)?;
+    let content = File::open(&path).map_err(|e| StoreError::file("open", &path, e))?;
+    // The disk has time to write while this hashes.
+    let chunks = in_parallel(
+        size_bytes.div_ceil(CHUNK_BYTES),
+        |index| {
+            let size = chunk_len(size_bytes, index) as u64;
+            hash_range(&content, file.data_offset() + index * CHUNK_BYTES, size)
+                .map_err(|e| StoreError::file("read", &path, e))
+        },
+        Ok,
+    )?;
+    content.sync_all().map_err(|e| StoreError::file("sync", &path, e))?;
+    file.check_unchanged()?;
+    let manifest = WeightsManifest { tensors, data: Blob { size_bytes, chunks } };
+    let (putting, stored) = (store.clone(), manifest.clone());
+    let digest = wait(async move { putting.put_json(&stored).await })?;
+    if packs.adopt(digest, &manifest, &path)? { Ok((digest, manifest)) } else { import_weights(store, &path) }
+}
+
+/// The manifest of weights under this digest, if it is here and is one.
+pub(crate) fn stored_manifest(store: &BlobStore, weights: Digest) -> Option<WeightsManifest> {
+    // A file of its own, and never in a pack.
+    let content = fs::read(store.file(weights)?).ok().filter(|content| Digest::of(content) == weights)?;
+    let manifest: WeightsManifest = serde_json::from_slice(&content).ok()?;
+    manifest.check().is_ok().then_some(manifest)
 }
 
 /// Bytes from `start` on of the tensors' data, put one behind the other in the order of their names.
@@ -177,6 +243,12 @@ fn export_model(store: &BlobStore, model: &ModelManifest, dir: &Path, durable: b
 
 /// Several chunks at once, each to its place.
 fn export_weights(store: &BlobStore, weights: &WeightsManifest, path: &Path, durable: bool) -> Result<(), StoreError> {
+    if !durable
+        && let Some(packs) = store.packs()
+        && packs.share(store, weights, path)?
+    {
+        return Ok(());
+    }
     let file = WholeFile::create(path)?;
     let header = safetensors_header(&weights.tensors);
     file.write_at(&header, 0)?;
@@ -196,7 +268,7 @@ const COMMIT_CHUNKS: usize = 16;
 
 /// Does `work` for the numbers below `num`, on a few threads, and gives what came of each, in order. Every so many results of one
 /// thread go through `settle` together.
-fn in_parallel<T: Send, R: Send>(
+pub(crate) fn in_parallel<T: Send, R: Send>(
     num: u64,
     work: impl Fn(u64) -> Result<T, StoreError> + Sync,
     settle: impl Fn(Vec<T>) -> Result<Vec<R>, StoreError> + Sync,

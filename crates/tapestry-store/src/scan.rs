@@ -1,12 +1,10 @@
 //! One pass over a chunk in constant memory: checked while it is used.
 
+use crate::pack::OpenBlob;
 use crate::verified::{WINDOW, damaged, open_chunk, will_read};
 use crate::{StoreError, WeightsReader};
 use bytes::Bytes;
 use std::fmt;
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
 use tapestry_core::{Digest, DigestHasher};
 
 /// A chunk of weights, window by window. That it is what its digest says is known only when the last window has been taken and
@@ -23,7 +21,7 @@ pub struct ChunkScan<'a> {
 }
 
 enum Source {
-    File(File, PathBuf, Vec<u8>),
+    File(OpenBlob, Vec<u8>),
     /// Where blobs are no files; checked already.
     Memory(Bytes),
 }
@@ -53,13 +51,12 @@ impl WeightsReader {
     /// Where there is no such chunk.
     pub fn scan(&self, index: usize) -> Result<ChunkScan<'_>, StoreError> {
         let (digest, size) = (self.manifest().data.chunks[index], self.manifest().data.chunk_size(index));
-        let source = match self.store().file(digest) {
-            Some(path) => {
-                let file = open_chunk(&path, index, digest, size)?;
-                will_read(&file);
-                Source::File(file, path, vec![0; WINDOW])
-            }
-            None => Source::Memory(self.chunk(index)?),
+        let source = if self.store().is_in_files() {
+            let blob = open_chunk(self.store(), index, digest, size)?;
+            will_read(&blob.file, blob.start, size);
+            Source::File(blob, vec![0; WINDOW])
+        } else {
+            Source::Memory(self.chunk(index)?)
         };
         let is_known = matches!(source, Source::Memory(_)) || self.verified().is_verified(index);
         let hasher = (!is_known).then(DigestHasher::new);
@@ -80,9 +77,9 @@ impl ChunkScan<'_> {
         let at = self.at;
         self.at += len as u64;
         let window = match &mut self.source {
-            Source::File(file, path, window) => {
+            Source::File(blob, window) => {
                 let window = &mut window[..len];
-                file.read_exact_at(window, at).map_err(|error| StoreError::file("read", path.as_path(), error))?;
+                blob.read_exact_at(window, at).map_err(|error| StoreError::file("read", &blob.path, error))?;
                 &*window
             }
             Source::Memory(content) => {
@@ -104,7 +101,7 @@ impl ChunkScan<'_> {
             return Ok(());
         }
         match &self.source {
-            Source::File(_, path, _) => Err(damaged(path, self.digest, found, self.size)),
+            Source::File(blob, _) => Err(damaged(&blob.path, self.digest, found, self.size)),
             Source::Memory(_) => Ok(()),
         }
     }

@@ -1,8 +1,11 @@
 //! Chunks that are files, read in place by many threads without being held in memory.
 
 use crate::StoreError;
+use crate::blob::BlobStore;
+use crate::pack::OpenBlob;
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -41,66 +44,62 @@ impl VerifiedChunks {
     /// Fills `buffer` with the bytes of the chunk `index` from `offset` on.
     pub(crate) fn read(
         &self,
+        store: &BlobStore,
         index: usize,
         digest: Digest,
         size: u64,
-        path: &Path,
         offset: u64,
         buffer: &mut [u8],
     ) -> Result<(), StoreError> {
-        let failed = |error: io::Error| StoreError::file("read", path, error);
         let mut is_verified = self.lock(index);
-        let file = open_chunk(path, index, digest, size)?;
+        let blob = open_chunk(store, index, digest, size)?;
+        let failed = |error: io::Error| StoreError::file("read", &blob.path, error);
         if !*is_verified {
-            let found = hash(&file, size).map_err(failed)?;
+            let found = hash_range(&blob.file, blob.start, size).map_err(failed)?;
             if found != digest {
-                return Err(damaged(path, digest, found, size));
+                return Err(damaged(&blob.path, digest, found, size));
             }
             *is_verified = true;
         }
         drop(is_verified);
-        file.read_exact_at(buffer, offset).map_err(failed)
+        blob.read_exact_at(buffer, offset).map_err(failed)
     }
 }
 
-/// A chunk's file, which has the size that its place asks for.
-pub(crate) fn open_chunk(path: &Path, index: usize, digest: Digest, size: u64) -> Result<File, StoreError> {
-    let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => StoreError::Missing { digest, place: path.display().to_string() },
-        _ => StoreError::file("read", path, error),
-    };
-    let file = File::open(path).map_err(failed)?;
-    let found = file.metadata().map_err(failed)?.len();
-    if found != size {
-        return Err(StoreError::ChunkSize { index, digest, expected: size, found });
+/// A chunk, which has the size that its place asks for.
+pub(crate) fn open_chunk(store: &BlobStore, index: usize, digest: Digest, size: u64) -> Result<OpenBlob, StoreError> {
+    let blob = store.open_blob(digest)?;
+    let blob = blob.ok_or_else(|| StoreError::Missing { digest, place: store.place().to_owned() })?;
+    if blob.size != size {
+        return Err(StoreError::ChunkSize { index, digest, expected: size, found: blob.size });
     }
-    Ok(file)
+    Ok(blob)
 }
 
 pub(crate) fn damaged(path: &Path, digest: Digest, found: Digest, size_bytes: u64) -> StoreError {
     StoreError::Damaged { digest, found, size_bytes, object: path.display().to_string() }
 }
 
-/// Has the system fetch a whole file from the disk, in as few requests as it can.
-pub(crate) fn will_read(file: &File) {
+/// Has the system fetch a part of a file from the disk, in as few requests as it can.
+pub(crate) fn will_read(file: &File, start: u64, size: u64) {
     #[cfg(target_os = "linux")]
     {
         // Only speed is lost where it does not want to.
-        let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::WillNeed);
+        let _ = rustix::fs::fadvise(file, start, NonZeroU64::new(size), rustix::fs::Advice::WillNeed);
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = file;
+    let _ = (file, start, size);
 }
 
-/// The digest of the first `size` bytes of a file, in constant memory.
-fn hash(file: &File, size: u64) -> io::Result<Digest> {
-    will_read(file);
+/// The digest of `size` bytes of a file from `start` on, in constant memory.
+pub(crate) fn hash_range(file: &File, start: u64, size: u64) -> io::Result<Digest> {
+    will_read(file, start, size);
     let mut hasher = DigestHasher::new();
     let mut window = vec![0; WINDOW];
     let mut at = 0;
     while at < size {
         let len = usize::try_from(size - at).unwrap_or(usize::MAX).min(WINDOW);
-        file.read_exact_at(&mut window[..len], at)?;
+        file.read_exact_at(&mut window[..len], start + at)?;
         hasher.update(&window[..len]);
         at += len as u64;
     }

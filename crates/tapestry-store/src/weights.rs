@@ -94,9 +94,10 @@ impl WeightsReader {
             let (index, offset) = position(at);
             let (now, later) = buffer.split_at_mut(buffer.len().min(CHUNK_LEN - offset));
             let (digest, size) = (self.manifest.data.chunks[index], self.manifest.data.chunk_size(index));
-            match self.store.file(digest) {
-                Some(file) => self.verified.read(index, digest, size, &file, offset as u64, now)?,
-                None => now.copy_from_slice(&self.chunk(index)?[offset..offset + now.len()]),
+            if self.store.is_in_files() {
+                self.verified.read(&self.store, index, digest, size, offset as u64, now)?;
+            } else {
+                now.copy_from_slice(&self.chunk(index)?[offset..offset + now.len()]);
             }
             at += now.len() as u64;
             buffer = later;

@@ -173,7 +173,10 @@ impl Transfer {
         // What is here already may be fetched by others while the rest comes.
         self.offer(charter, base).await?;
         let hints = self.hints(&manifest.weights, last).await;
+        // Into one file, which the trainer gets as it is.
+        self.blobs.begin_pack(&manifest.weights).await?;
         size_bytes += self.pull(&chunk_digests(&manifest), &hints, progress).await?;
+        self.blobs.finish_pack().await?;
         Ok(size_bytes)
     }
 

@@ -85,7 +85,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
         let mut found = bench.measure(work).with_context(|| format!("bench of {}", work.title))?;
         if let (ROUND, Some(peers), false) = (work.name, &peers, options.quick) {
             eprintln!("Flower, {} rounds ...", work.num_rounds + 1);
-            machine::touch_memory(12 << 30)?;
+            let _used = machine::UsedMemory::fill(&bench.folder)?;
             let flower = peer::run(peers, &bench.folder.join("flower"), work.num_rounds as usize + 1)?;
             report::compare(&mut found, flower);
         }
@@ -131,7 +131,7 @@ impl Bench<'_> {
         // One more than is measured, so that nobody turns to its Sovereign Model meanwhile.
         let mut consortium = Consortium::make(&self.plan(work.num_members, last + 1))?;
         nix::unistd::sync();
-        machine::touch_memory(12 << 30)?;
+        let _used = machine::UsedMemory::fill(&self.folder)?;
         consortium.start_coordinator()?;
         consortium.join(None)?;
         consortium.start_nodes()?;

@@ -6,4 +6,5 @@ mod crash;
 mod faulty;
 mod logs;
 mod models;
+mod packs;
 mod weights;

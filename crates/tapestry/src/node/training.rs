@@ -47,7 +47,7 @@ impl Driver {
         training.seed = training.seed.wrapping_add(u64::from(round));
         let name = work_of(round);
         let (out, record) = self.train(&name, &texts, &training, base, &format!("round {round}")).await?;
-        let (weights, manifest) = self.blobs.import_weights(&out).await?;
+        let (weights, manifest) = self.blobs.adopt_weights(&out).await?;
         let base: ModelManifest = self.blobs.get_json(base).await?;
         manifest.check_matches(&base.weights).context("the trainer gave back other tensors than it was given")?;
         Ok(ContributedCpt::from_training(weights, metrics(&record)))
@@ -57,7 +57,7 @@ impl Driver {
     pub(super) async fn private_cpt(&self, base: Digest) -> Result<(SovereignModel, TrainingMetrics)> {
         let texts = self.settings.texts.private.clone();
         let (out, record) = self.train(SOVEREIGN_WORK, &texts, &self.settings.private_cpt, base, "Private CPT").await?;
-        let (model, _) = self.blobs.import_model(&out).await?;
+        let (model, _) = self.blobs.adopt_model(&out).await?;
         Ok((SovereignModel::new(base, model), metrics(&record)))
     }
 
@@ -95,7 +95,12 @@ impl Driver {
         fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
         // Not synced, so whatever an earlier process left there is not trusted: it is written again.
         let manifest: ModelManifest = self.blobs.get_json(base).await?;
-        self.blobs.export_model_for_now(&manifest, &base_dir).await?;
+        if let Err(error) = self.blobs.export_model_for_now(&manifest, &base_dir).await {
+            // A disk forgets, and a trainer may have written into the base that it was lent.
+            self.reporter.say(format!("the base cannot be read, and is fetched again: {error}"));
+            self.pull_base(base).await?;
+            self.blobs.export_model_for_now(&manifest, &base_dir).await?;
+        }
         let job = CptJob {
             contract: TRAINER_CONTRACT,
             base_dir,
