@@ -123,7 +123,7 @@ impl Content {
             self.kept = match (store.file(expected), store.commits()) {
                 (Some(name), Some(commits)) => match store.slot(expected) {
                     Some(slot) => Kept::Slot(slot),
-                    None => Kept::File(commits.begin(&name, piece.len())?),
+                    None => Kept::File(commits.begin(&name, piece.len(), store.is_read_soon())?),
                 },
                 _ => Kept::Memory(ChunkBuffer::new(CHUNK_LEN)),
             };

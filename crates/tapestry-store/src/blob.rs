@@ -34,6 +34,8 @@ pub struct BlobStore {
     packs: Option<Arc<Packs>>,
     /// Bytes of the file system that are never filled.
     reserve: u64,
+    /// What arrives is read several times soon, and there is memory for it.
+    is_read_soon: bool,
 }
 
 /// What is left free where nothing else is said.
@@ -73,7 +75,7 @@ impl BlobStore {
 
     fn of(objects: Objects) -> Self {
         let packs = objects.folder().map(|folder| Arc::new(Packs::new(folder)));
-        Self { objects, packs, reserve: RESERVE_BYTES }
+        Self { objects, packs, reserve: RESERVE_BYTES, is_read_soon: false }
     }
 
     /// Stores `content` and gives its name. Does nothing where it is stored already, and repairs it where what is stored
@@ -316,6 +318,18 @@ impl BlobStore {
         let mut digests: Vec<Digest> = names.iter().filter_map(|name| name.parse().ok()).collect();
         digests.sort_unstable();
         Ok(digests)
+    }
+
+    /// The same blobs, for one who reads what arrives several times soon, about so many bytes of it: they stay in the page cache if they
+    /// take at most half of the machine's memory.
+    #[must_use]
+    pub fn with_much_read(mut self, bytes: u64) -> Self {
+        self.is_read_soon = folder::memory_bytes().is_some_and(|memory| bytes <= memory / 2);
+        self
+    }
+
+    pub(crate) const fn is_read_soon(&self) -> bool {
+        self.is_read_soon
     }
 
     /// What messages call the place where blobs are.

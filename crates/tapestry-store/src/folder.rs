@@ -1,7 +1,9 @@
 //! Blobs as files of a folder: written past the page cache, and made durable several at a time.
 //!
-//! A chunk that arrives is not needed again at once, and a copy of it in the page cache costs more than hashing it. So whole chunks are
-//! written directly where the system allows that, and read directly where the page cache does not have them.
+//! A chunk that is not needed again at once costs more as a copy in the page cache than to be hashed. So whole chunks are
+//! written directly where the system allows that, and read directly where the page cache does not have them. Whoever reads what arrives
+//! several times and has memory for it says so ([`BlobStore::with_much_read`](crate::BlobStore::with_much_read)); then reading it
+//! from the disk again would cost more.
 //!
 //! # Durability
 //! A blob is staged (written under another name) and then committed. Blobs that are staged at about the same time share a commit: first
@@ -63,7 +65,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Commits {
     /// Writes `content` under another name beside `name`.
     pub(crate) fn stage(&self, name: &Path, content: &Bytes) -> Result<StagedFile, StoreError> {
-        let staged = self.begin(name, content.len())?;
+        let staged = self.begin(name, content.len(), false)?;
         let is_aligned = content.as_ptr().align_offset(ALIGNMENT) == 0 && content.len().is_multiple_of(ALIGNMENT);
         if staged.pending.direct.is_none() || is_aligned {
             staged.write_as_is(content, 0)?;
@@ -75,12 +77,13 @@ impl Commits {
         Ok(staged)
     }
 
-    /// An empty file beside `name`, for content of about `len` bytes.
-    pub(crate) fn begin(&self, name: &Path, len: usize) -> Result<StagedFile, StoreError> {
+    /// An empty file beside `name`, for content of about `len` bytes, which is written through the page cache where it is read soon.
+    pub(crate) fn begin(&self, name: &Path, len: usize, is_read_soon: bool) -> Result<StagedFile, StoreError> {
         let failed = |error| StoreError::file("write", name, error);
         let folder = name.parent().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
         let (partial, file) = self.create_partial(folder, name).map_err(failed)?;
-        let direct = if len >= DIRECT_BYTES { open_directly(&partial, OpenOptions::new().write(true)) } else { None };
+        let is_direct = len >= DIRECT_BYTES && !is_read_soon;
+        let direct = if is_direct { open_directly(&partial, OpenOptions::new().write(true)) } else { None };
         let pending = Pending { file, direct, partial, name: name.to_path_buf(), outcome: Mutex::default() };
         Ok(StagedFile { pending: Arc::new(pending) })
     }
@@ -263,6 +266,13 @@ pub(crate) fn free_bytes(path: &Path) -> Result<u64, StoreError> {
     let stat =
         rustix::fs::statvfs(path).map_err(|error| StoreError::file("measure the space of", path, error.into()))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Bytes of memory of this machine, where the system says so.
+pub(crate) fn memory_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The file, past the page cache, where the system and the file system can do that.

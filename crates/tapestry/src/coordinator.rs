@@ -147,8 +147,11 @@ pub(crate) async fn run(home: &Home, options: &RunOptions, reporter: Reporter) -
             given.to
         ));
     }
-    let base = state.charter().context("no charter")?.document.base;
-    let base: ModelManifest = blobs.get_json(base).await.context("the charter's base")?;
+    let charter = &state.charter().context("no charter")?.document;
+    let base: ModelManifest = blobs.get_json(charter.base).await.context("the charter's base")?;
+    // Contributions are screened, measured and merged one after the other, beside the base and what becomes the next.
+    let num_models = charter.members.len() as u64 + 2;
+    let blobs = blobs.with_much_read(num_models.saturating_mul(base.weights.data.size_bytes));
     let (version, _) = watch::channel(state.num_events());
     let shared = Arc::new(Loop {
         key: key.clone(),

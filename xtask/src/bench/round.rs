@@ -7,7 +7,9 @@
 //! trivial is the training (a constant is added to every weight) and the texts (64 tokens).
 
 mod consortium;
+mod links;
 mod log;
+mod members;
 mod peer;
 mod report;
 mod tokenizer;
@@ -91,6 +93,15 @@ pub(super) fn run(options: &Options) -> Result<()> {
         }
         rows.extend(found);
     }
+    if options.wants("link", false) {
+        rows.extend(links::narrow_link(&bench).context("bench of the narrow link")?);
+    }
+    if options.wants("resent", false) {
+        rows.extend(links::killed(&bench).context("bench of what is sent twice")?);
+    }
+    if options.wants("members", false) {
+        rows.extend(members::scaling(&bench).context("bench of many members")?);
+    }
     if rows.is_empty() {
         bail!("nothing was measured: no work with such a name, or no room for it");
     }
@@ -123,6 +134,15 @@ impl Bench<'_> {
             num_members,
             num_rounds,
         }
+    }
+
+    /// Ends a consortium, and removes it unless it is to be kept.
+    fn end(&self, consortium: Consortium) -> Result<()> {
+        if self.options.keep {
+            drop(consortium);
+            return Ok(());
+        }
+        consortium.remove()
     }
 
     fn measure(&self, work: &Work) -> Result<Vec<Row>> {
@@ -160,11 +180,7 @@ impl Bench<'_> {
             found.rounds.push(times);
         }
         found.transfers = nodes.iter().flatten().filter_map(log::Transfer::of).collect();
-        if self.options.keep {
-            drop(consortium)
-        } else {
-            consortium.remove()?
-        }
+        self.end(consortium)?;
         Ok(match work.name {
             ROUND => found.round_rows(self.shape.size_bytes(), &self.limits),
             "alone" => found.goodput_rows(self.shape.size_bytes(), &self.limits),

@@ -5,11 +5,11 @@ use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use tapestry_core::{CHUNK_BYTES, Dtype, ModelManifest, TensorSpec, WeightsManifest};
+use tapestry_core::{Dtype, ModelManifest, TensorSpec, WeightsManifest};
 use tapestry_store::{BlobStore, ChunkBuffer, PIECE_BYTES, StoreError};
 use tapestry_weights::{SafetensorsFile, safetensors_header};
 
-const CHUNK: usize = CHUNK_BYTES as usize;
+const CHUNK: usize = 8 << 20;
 const WEIGHTS: &str = "model.safetensors";
 
 /// Three chunks, of which the first two are the same, and a short one.

@@ -171,6 +171,16 @@ impl Consortium {
         (0..self.members.len()).try_for_each(|index| self.start_node(index))
     }
 
+    /// `kill -9`.
+    pub(super) fn kill_node(&mut self, index: usize) {
+        self.nodes[index] = None;
+    }
+
+    /// Where the coordinator listens.
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(super) fn members(&self) -> &[String] {
         &self.members
     }

@@ -31,15 +31,20 @@ pub(super) struct Row {
 }
 
 impl Row {
-    fn new(work: &str, metric: &'static str, ours: f64) -> Self {
+    pub(super) fn new(work: &str, metric: &'static str, ours: f64) -> Self {
         Self { work: work.into(), metric, ours, peer: None, more_is_better: false, target: None, limit: None }
     }
 
-    fn target(self, target: f64) -> Self {
+    /// A figure of which more is better.
+    pub(super) fn more(work: &str, metric: &'static str, ours: f64) -> Self {
+        Self { more_is_better: true, ..Self::new(work, metric, ours) }
+    }
+
+    pub(super) fn target(self, target: f64) -> Self {
         Self { target: Some(target), ..self }
     }
 
-    fn limit(self, limit: f64, why: &'static str) -> Self {
+    pub(super) fn limit(self, limit: f64, why: &'static str) -> Self {
         Self { limit: Some((limit, why)), ..self }
     }
 
@@ -54,7 +59,7 @@ impl Row {
         Some(if self.more_is_better { self.ours / limit } else { limit / self.ours })
     }
 
-    fn is_reached(&self) -> Option<bool> {
+    pub(super) fn is_reached(&self) -> Option<bool> {
         self.target.map(|target| if self.more_is_better { self.ours >= target } else { self.ours <= target })
     }
 
@@ -144,7 +149,7 @@ impl Found {
                 self.transfers.iter().filter(|transfer| transfer.kind == kind && transfer.size_bytes >= model_bytes);
             let best = whole.map(Transfer::mb_per_second).max_by(f64::total_cmp);
             let Some(best) = best else { continue };
-            let mut row = Row { more_is_better: true, ..Row::new("goodput", metric, best) };
+            let mut row = Row::more("goodput", metric, best);
             if let Some(tcp) = limits.rate("tcp-loopback") {
                 row = row.target(0.5 * tcp / 1e6).limit(tcp / 1e6, "one TCP stream on loopback, without TLS");
             }
