@@ -57,14 +57,25 @@ impl World {
     /// Feeds an input; the inner error is the machine's.
     fn coordinator_takes(&mut self, input: CoordinatorInput) -> Result<Result<(), RoundError>, Violation> {
         let (clock_ms, probability) = (self.clock_ms(Party::Coordinator), self.crash_probability());
+        let old = self.takes_with_an_old_time(&input, self.coordinator.now(clock_ms));
+        let kept = self.sabotage.map(|_| input.clone());
         let random = &mut self.random;
-        match self.coordinator.input(clock_ms, input, &mut || Self::fate_of(random, probability))? {
+        let mut fate = || Self::fate_of(random, probability);
+        let taken = match old {
+            Some(events) => Ok(self.coordinator.write(self.coordinator.now(clock_ms), events, &mut fate)?),
+            None => self.coordinator.input(clock_ms, input, &mut fate)?,
+        };
+        match taken {
             Ok(taken) => self.coordinator_wrote(taken).map(Ok),
-            Err(error) => Ok(Err(error)),
+            Err(error) => match kept.and_then(|input| self.recorded_anyway(input, &error)) {
+                Some(event @ CoordinatorEvent::MessageRefused { .. }) => self.record_anyway(event).map(|()| Err(error)),
+                Some(event) => self.record_anyway(event).map(Ok),
+                None => Ok(Err(error)),
+            },
         }
     }
 
-    fn coordinator_wrote(&mut self, taken: Taken<CoordinatorEvent>) -> Result<(), Violation> {
+    pub(crate) fn coordinator_wrote(&mut self, taken: Taken<CoordinatorEvent>) -> Result<(), Violation> {
         let mut is_news = false;
         for (at, event) in &taken.events {
             self.tell(|| format!("coordinator writes {}", event.name()));
@@ -86,7 +97,8 @@ impl World {
     }
 
     fn send_news(&mut self, node: usize) {
-        if let Some(news) = self.news() {
+        if let Some(mut news) = self.news() {
+            self.tell_another_end(node, &mut news);
             self.send(Party::Coordinator, Party::Node(node), Message::News(Box::new(news)));
         }
     }
@@ -255,6 +267,9 @@ impl World {
 
     fn start_coordinator_work(&mut self) {
         for effect in self.coordinator.take_work() {
+            if self.sabotage == Some(Sabotage::ForgetsToMerge) && matches!(effect, CoordinatorEffect::Merge(_)) {
+                continue;
+            }
             self.tell(|| format!("coordinator starts {effect:?}"));
             let life = self.coordinator.life();
             let num_results = if self.random.chance(0.1) { 2 } else { 1 };

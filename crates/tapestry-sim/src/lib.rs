@@ -30,6 +30,7 @@ mod network;
 mod node;
 mod random;
 mod role;
+mod sabotage;
 mod scenario;
 mod store;
 mod takeover;
@@ -65,6 +66,22 @@ pub enum Sabotage {
     DeposedConfirms,
     /// One byte of the coordinator's log changes where it is kept.
     ChangesAnEntry,
+    /// The coordinator judges the window by the time at which a contribution was on its way.
+    JudgesByAnOldTime,
+    /// The coordinator records a second answer to a round.
+    TakesSecondAnswers,
+    /// The coordinator records a contribution to another round in the open one.
+    MixesRounds,
+    /// The coordinator lets every late contribution count in the open round, whatever the charter says.
+    TakesTheLateForEver,
+    /// The coordinator records an attendance that is older than the last.
+    TakesOldAttendances,
+    /// The coordinator takes bad timing for bad faith.
+    BlamesBadTiming,
+    /// The coordinator tells one node another end of a round than the others.
+    TellsTwoEnds,
+    /// The coordinator never merges.
+    ForgetsToMerge,
 }
 
 /// What happened in a run where every promise was kept.
