@@ -5,11 +5,12 @@ use crate::merge::{Merge, Output, Scratch, check_stop};
 use crate::{EngineError, TensorSource};
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
 use tapestry_core::{Blob, CHUNK_BYTES, Digest, TensorSpec, WeightsManifest};
-use tapestry_store::{BlobStore, ChunkBuffer, Staged, WeightsReader};
+use tapestry_store::{BlobStore, ChunkBuffer, Staged, StoreError, WeightsReader};
 
-/// Chunks between two looks at whether to stop. Each thread holds one chunk.
-const BATCH: usize = 32;
+/// Chunks between two looks at whether to stop, which are made durable together while the next are computed. Each thread holds one chunk.
+const BATCH: usize = 12;
 
 impl TensorSource for WeightsReader {
     fn tensors(&self) -> &[TensorSpec] {
@@ -28,6 +29,12 @@ impl TensorSource for WeightsReader {
             |digest| format!("the weights that begin in chunk {digest}"),
         )
     }
+}
+
+/// The digests of a batch that was being made durable.
+fn ended(batch: Option<ScopedJoinHandle<'_, Result<Vec<Digest>, StoreError>>>) -> Result<Vec<Digest>, EngineError> {
+    let joined = batch.map(|batch| batch.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+    Ok(joined.transpose()?.unwrap_or_default())
 }
 
 /// A chunk of the result.
@@ -68,23 +75,28 @@ pub fn write_store(
         Ok(made)
     };
     let mut chunks = vec![];
-    while chunks.len() < num_chunks {
-        check_stop(stop, chunks.len() as u64 * CHUNK_BYTES, total)?;
-        let next = chunks.len()..num_chunks.min(chunks.len() + BATCH);
-        let made: Vec<Made> = next
-            .into_par_iter()
-            .map_init(Scratch::default, |scratch, index| one(index, scratch))
-            .collect::<Result<_, _>>()?;
-        let mut staged = vec![];
-        for made in made {
-            match made {
-                Made::Hashed(digest) => chunks.push(digest),
-                Made::Staged(chunk) => staged.push(chunk),
+    std::thread::scope(|scope| -> Result<(), EngineError> {
+        let mut before: Option<ScopedJoinHandle<'_, Result<Vec<Digest>, StoreError>>> = None;
+        for first in (0..num_chunks).step_by(BATCH) {
+            check_stop(stop, first as u64 * CHUNK_BYTES, total)?;
+            let made: Vec<Made> = (first..num_chunks.min(first + BATCH))
+                .into_par_iter()
+                .map_init(Scratch::default, |scratch, index| one(index, scratch))
+                .collect::<Result<_, _>>()?;
+            let mut staged = vec![];
+            for made in made {
+                match made {
+                    Made::Hashed(digest) => chunks.push(digest),
+                    Made::Staged(chunk) => staged.push(chunk),
+                }
+            }
+            if let Some(store) = store {
+                chunks.extend(ended(before.take())?);
+                before = Some(scope.spawn(move || store.commit_blocking(staged)));
             }
         }
-        if let Some(store) = store {
-            chunks.extend(store.commit_blocking(staged)?);
-        }
-    }
+        chunks.extend(ended(before)?);
+        Ok(())
+    })?;
     Ok(WeightsManifest { tensors: merge.tensors(output).to_vec(), data: Blob { size_bytes: total, chunks } })
 }

@@ -1,7 +1,7 @@
 //! The part of a transfer that makes blobs smaller where that pays.
 
 use crate::blobs::MAX_DIGESTS;
-use crate::economy::{Advice, Economy, Sample};
+use crate::economy::{Advice, Economy, Processors, Sample};
 use crate::planes::{self, Tried};
 use crate::{Dialer, NetError};
 use bytes::Bytes;
@@ -22,12 +22,21 @@ pub struct Hints {
     pub bases: Arc<HashMap<Digest, Digest>>,
 }
 
+/// Which way blobs go.
+#[derive(Debug, Clone, Copy)]
+enum Direction {
+    There,
+    Here,
+}
+
 /// One transfer between a store and the other side.
 pub(crate) struct Lean {
     pub(crate) dialer: Dialer,
     pub(crate) store: BlobStore,
     hints: Hints,
     economy: Economy,
+    /// What the dialer had sent and received when this began.
+    moved_before: (u64, u64),
     /// The other side knows the encoding.
     is_known: OnceCell<bool>,
     /// The bases that the other side has.
@@ -42,16 +51,22 @@ impl Lean {
             dialer: dialer.clone(),
             store: store.clone(),
             hints: hints.clone(),
-            economy: Economy::new(Instant::now()),
+            economy: Economy::new(Instant::now(), Processors::now()),
+            moved_before: dialer.bytes_moved(),
             is_known: OnceCell::new(),
             bases_there: OnceCell::new(),
             is_over: AtomicBool::new(false),
         }
     }
 
-    /// A blob has gone as it is.
-    pub(crate) fn went_plain(&self, size_bytes: u64) {
-        self.economy.moved(size_bytes);
+    /// What to do with the next blob, by what has gone over the link in this direction.
+    fn advice(&self, direction: Direction) -> Advice {
+        let (now, before) = (self.dialer.bytes_moved(), self.moved_before);
+        let wire_bytes = match direction {
+            Direction::There => now.0 - before.0,
+            Direction::Here => now.1 - before.1,
+        };
+        self.economy.advice(Instant::now(), wire_bytes, Processors::now)
     }
 
     async fn is_known(&self) -> bool {
@@ -83,31 +98,27 @@ impl Lean {
     }
 
     /// The bytes of an element, if this is the time to do something with them.
-    async fn advised(&self) -> Option<(u8, Advice)> {
+    async fn advised(&self, direction: Direction) -> Option<(u8, Advice)> {
         let element_bytes = self.hints.element_bytes?;
         if self.is_over.load(Ordering::Relaxed) {
             return None;
         }
-        let advice = self.economy.advice(Instant::now());
+        let advice = self.advice(direction);
         (advice != Advice::Plain && self.is_known().await).then_some((element_bytes, advice))
     }
 
     /// Sends a blob in a smaller form. `None` where that does not pay or did not work; then it is to be sent as it is.
     pub(crate) async fn push(&self, path: &str, digest: Digest) -> Result<Option<u64>, NetError> {
-        let Some((element_bytes, advice)) = self.advised().await else { return Ok(None) };
+        let Some((element_bytes, advice)) = self.advised(Direction::There).await else { return Ok(None) };
         let base = self.base_there(digest).await;
         let tried = planes::encode_blob(&self.store, digest, element_bytes, base).await?;
         self.weigh(advice, &tried);
-        if advice == Advice::Sample && self.economy.advice(Instant::now()) != Advice::Encode {
+        if advice == Advice::Sample && self.advice(Direction::There) != Advice::Encode {
             return Ok(None);
         }
         let Some(encoded) = tried.encoded else { return Ok(None) };
-        let wire_bytes = encoded.len() as u64;
         match self.dialer.put_encoded(path, encoded, base).await {
-            Ok(()) => {
-                self.economy.moved(wire_bytes);
-                Ok(Some(tried.size_bytes))
-            }
+            Ok(()) => Ok(Some(tried.size_bytes)),
             Err(error) => {
                 self.give_up(&error);
                 Ok(None)
@@ -117,7 +128,7 @@ impl Lean {
 
     /// Fetches a blob in a smaller form, as [`Self::push`].
     pub(crate) async fn pull(&self, path: &str, digest: Digest) -> Result<Option<u64>, NetError> {
-        let Some((element_bytes, Advice::Encode)) = self.advised().await else { return Ok(None) };
+        let Some((element_bytes, Advice::Encode)) = self.advised(Direction::Here).await else { return Ok(None) };
         let mut asked = format!("{path}?planes={element_bytes}");
         let mut base = self.hints.bases.get(&digest).copied();
         if let Some(held) = base {
@@ -134,7 +145,6 @@ impl Lean {
                 return Ok(None);
             }
         };
-        self.economy.moved(content.len() as u64);
         let Some(content) = self.decoded(content, is_encoded, base).await? else { return Ok(None) };
         let size = content.len() as u64;
         match self.store.put_expected(digest, content).await {
@@ -162,9 +172,8 @@ impl Lean {
     }
 
     /// A blob has come as it is; what would it have been?
-    pub(crate) async fn came_plain(&self, digest: Digest, size_bytes: u64) {
-        self.economy.moved(size_bytes);
-        let Some((element_bytes, Advice::Sample)) = self.advised().await else { return };
+    pub(crate) async fn came_plain(&self, digest: Digest) {
+        let Some((element_bytes, Advice::Sample)) = self.advised(Direction::Here).await else { return };
         let mut base = self.hints.bases.get(&digest).copied();
         if let Some(held) = base
             && !self.store.has(held).await.unwrap_or(false)

@@ -105,10 +105,7 @@ async fn push(lean: Arc<Lean>, digest: Digest) -> Result<u64, NetError> {
     loop {
         let (size, answer) = dialer.put_blob(&path, store, digest).await?;
         let error = match answer {
-            Ok(()) => {
-                lean.went_plain(size);
-                return Ok(size);
-            }
+            Ok(()) => return Ok(size),
             Err(error) if error.is_transient() => error,
             Err(error) => {
                 // If it is damaged here, that is the reason: whoever receives it checks it, and not this side.
@@ -156,7 +153,7 @@ async fn pull(lean: Arc<Lean>, mirrors: Mirrors, digest: Digest) -> Result<u64, 
         let size = blob.size_bytes();
         match blob.finish().await {
             Ok(()) => {
-                lean.came_plain(digest, size).await;
+                lean.came_plain(digest).await;
                 return Ok(size);
             }
             // Once more, checked by the sender: it then says so if its own copy is damaged.

@@ -34,7 +34,7 @@ pub struct BlobStore {
     packs: Option<Arc<Packs>>,
     /// Bytes of the file system that are never filled.
     reserve: u64,
-    /// What arrives is read several times soon, and there is memory for it.
+    /// What is written is read several times soon, and there is memory for it.
     is_read_soon: bool,
 }
 
@@ -155,7 +155,7 @@ impl BlobStore {
         }
         // Anything else that is there under this name is damaged; whole content is about to take its place.
         let name = self.file(digest).unwrap_or_default();
-        Ok(Staged { digest, kept: Kept::InFile(self.objects.commits().stage(&name, content)?) })
+        Ok(Staged { digest, kept: Kept::InFile(self.objects.commits().stage(&name, content, self.is_read_soon)?) })
     }
 
     /// Makes staged blobs durable, all in one go, and gives their names.
@@ -320,7 +320,7 @@ impl BlobStore {
         Ok(digests)
     }
 
-    /// The same blobs, for one who reads what arrives several times soon, about so many bytes of it: they stay in the page cache if they
+    /// The same blobs, for one who reads what is written several times soon, about so many bytes of it: they stay in the page cache if they
     /// take at most half of the machine's memory.
     #[must_use]
     pub fn with_much_read(mut self, bytes: u64) -> Self {

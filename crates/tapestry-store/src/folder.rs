@@ -64,8 +64,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Commits {
     /// Writes `content` under another name beside `name`.
-    pub(crate) fn stage(&self, name: &Path, content: &Bytes) -> Result<StagedFile, StoreError> {
-        let staged = self.begin(name, content.len(), false)?;
+    pub(crate) fn stage(&self, name: &Path, content: &Bytes, is_read_soon: bool) -> Result<StagedFile, StoreError> {
+        let staged = self.begin(name, content.len(), is_read_soon)?;
         let is_aligned = content.as_ptr().align_offset(ALIGNMENT) == 0 && content.len().is_multiple_of(ALIGNMENT);
         if staged.pending.direct.is_none() || is_aligned {
             staged.write_as_is(content, 0)?;
