@@ -21,7 +21,7 @@ use tapestry_weights::WeightSource;
 const GROUP: usize = 64;
 /// Windows that go through a layer together.
 const TOGETHER: usize = 8;
-/// Rows of the output matrix in memory at a time.
+/// Rows of the output matrix in memory at a time: twice as many, as the next are read while these are used.
 const HEAD_ROWS: usize = 2048;
 
 /// How far a call of [`StreamingScorer::score`] has come.
@@ -115,13 +115,26 @@ impl<'a> StreamingScorer<'a> {
         let targets = |windows: &[&[u32]]| windows.iter().flat_map(|window| &window[1..]).copied().collect();
         let targets: Vec<Vec<u32>> = windows.chunks(TOGETHER).map(targets).collect();
         let mut surprises: Vec<_> = targets.iter().map(|targets| NllAccumulator::new(targets.len())).collect();
+        let head = head_name(&self.config);
+        let mut rows = self.parameters.read_rows(head, 0, HEAD_ROWS as u64)?;
         for block in 0..self.num_blocks() {
             let first = block * HEAD_ROWS;
-            let rows = self.parameters.read_rows(head_name(&self.config), first as u64, HEAD_ROWS as u64)?;
-            for ((surprise, stream), targets) in surprises.iter_mut().zip(&streams).zip(&targets) {
-                surprise.add(stream, &rows, first, targets);
+            let add = || {
+                for ((surprise, stream), targets) in surprises.iter_mut().zip(&streams).zip(&targets) {
+                    surprise.add(stream, &rows, first, targets);
+                }
+            };
+            // The next block is read meanwhile.
+            let (parameters, next) = (&self.parameters, first + HEAD_ROWS);
+            let read = || match next < self.config.vocab_size {
+                true => parameters.read_rows(head, next as u64, HEAD_ROWS as u64),
+                false => Ok(vec![]),
+            };
+            let ((), next) = rayon::join(add, read);
+            for targets in &targets {
                 self.advance(targets.len() / (time - 1));
             }
+            rows = next?;
         }
         let surprises = surprises.into_iter().map(NllAccumulator::finish);
         Ok(surprises.flat_map(|nats| nats.chunks(time - 1).map(<[f32]>::to_vec).collect::<Vec<_>>()).collect())
@@ -138,12 +151,16 @@ struct Layer {
 impl Layer {
     fn read(parameters: &Parameters<'_>, layer: usize) -> Result<Self, ModelError> {
         let read = |part: &str| parameters.read(&layer_name(layer, part));
-        // In the order of the names, which is that of the bytes: a source of chunks reads each chunk once.
-        let before = read("input_layernorm")?;
-        let [down, gate, up] = [read("mlp.down_proj")?, read("mlp.gate_proj")?, read("mlp.up_proj")?];
-        let between = read("post_attention_layernorm")?;
-        let [k, o] = [read("self_attn.k_proj")?, read("self_attn.o_proj")?];
-        let [q, v] = [read("self_attn.q_proj")?, read("self_attn.v_proj")?];
+        // Two halves of about one size beside each other, each in the order of the names, which is that of the bytes: a source of chunks
+        // that keeps two of them reads each chunk once.
+        let first = || Ok::<_, ModelError>([read("input_layernorm")?, read("mlp.down_proj")?, read("mlp.gate_proj")?]);
+        let second = || {
+            let [up, between] = [read("mlp.up_proj")?, read("post_attention_layernorm")?];
+            let [k, o] = [read("self_attn.k_proj")?, read("self_attn.o_proj")?];
+            Ok::<_, ModelError>([up, between, k, o, read("self_attn.q_proj")?, read("self_attn.v_proj")?])
+        };
+        let (first, second) = rayon::join(first, second);
+        let ([before, down, gate], [up, between, k, o, q, v]) = (first?, second?);
         Ok(Self { norms: [before, between], attention: [q, k, v, o], mlp: [gate, up, down] })
     }
 

@@ -16,8 +16,10 @@ use crate::run::output;
 
 /// The longest wait for anything that has no rate: that a process listens, that a round ends.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// How often the bench looks at the logs.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often the bench looks at the logs, which tell their times themselves: reading them takes the processors from what is measured.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often where looking costs nothing and the moment matters.
+const LOOK_CLOSELY_EVERY: Duration = Duration::from_millis(5);
 
 /// What a consortium is made for.
 pub(super) struct Plan<'a> {
@@ -192,6 +194,15 @@ impl Consortium {
 
     /// Waits until something is so. Every process that was started must go on running meanwhile.
     pub(super) fn wait(&mut self, what: &str, is_so: impl Fn(&Self) -> Result<bool>) -> Result<()> {
+        self.wait_looking(LOOK_EVERY, what, is_so)
+    }
+
+    /// As [`Self::wait`], for something that is cheap to find out and soon over.
+    pub(super) fn wait_closely(&mut self, what: &str, is_so: impl Fn(&Self) -> Result<bool>) -> Result<()> {
+        self.wait_looking(LOOK_CLOSELY_EVERY, what, is_so)
+    }
+
+    fn wait_looking(&mut self, every: Duration, what: &str, is_so: impl Fn(&Self) -> Result<bool>) -> Result<()> {
         let start = Instant::now();
         while !is_so(self)? {
             ensure!(start.elapsed() < PATIENCE, "waited too long for {what}; see {}", self.folder.display());
@@ -203,7 +214,7 @@ impl Consortium {
                     bail!("{name} ended with {status} while the bench waited for {what}\n{messages}");
                 }
             }
-            sleep(LOOK_EVERY);
+            sleep(every);
         }
         Ok(())
     }

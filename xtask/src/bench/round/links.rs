@@ -162,7 +162,7 @@ pub(super) fn killed(bench: &Bench<'_>) -> Result<Vec<Row>> {
     consortium.start_nodes()?;
     let member = consortium.members()[0].clone();
     let size = bench.shape.size_bytes();
-    consortium.wait("half of the contribution", |_| Ok(counter.to_server() > size / 2))?;
+    consortium.wait_closely("half of the contribution", |_| Ok(counter.to_server() > size / 2))?;
     consortium.kill_node(0);
     ensure!(!has(&consortium, "coordinator", "contribution_received")?, "the upload ended before the kill");
     eprintln!("  killed after {:.0} MB", megabytes(counter.to_server()));

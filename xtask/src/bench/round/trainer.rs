@@ -14,8 +14,8 @@ use crate::bench::models::WEIGHTS;
 
 /// What member 1 adds to each weight; member 2 adds twice as much, and so on.
 const STEP: f32 = 1e-4;
-/// Bytes in memory at a time.
-const BLOCK: usize = 4 << 20;
+/// Bytes in memory at a time: they stay in the processor's own cache.
+const BLOCK: usize = 256 << 10;
 
 /// Does a job for the member of this number. The base is in 32-bit floats.
 ///
