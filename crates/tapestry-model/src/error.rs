@@ -125,6 +125,20 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// Whether a model was run, and its text just gives no finite value: no other failure says anything about the weights.
+    #[must_use]
+    pub fn is_no_value(&self) -> bool {
+        match self {
+            Self::NotFinite { .. } => true,
+            Self::Measure(error) => match &**error {
+                BpbError::NotFinite { .. } | BpbError::NothingToScore { .. } => true,
+                BpbError::Scorer { source, .. } => source.is_no_value(),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }

@@ -24,6 +24,14 @@ pub(crate) fn refusal(status: StatusCode, error: impl Into<String>, retry: bool)
     (status, Json(ErrorBody { error: error.into(), retry })).into_response()
 }
 
+/// The reason of a refusal in this form, and the answer again.
+pub(crate) async fn reason_of(answer: Response<Body>) -> (String, Response<Body>) {
+    let (head, body) = answer.into_parts();
+    let text = axum::body::to_bytes(body, 2 * MAX_REASON_BYTES).await.unwrap_or_default();
+    let reason = serde_json::from_slice::<ErrorBody>(&text).map(|body| body.error).unwrap_or_default();
+    (reason, Response::from_parts(head, Body::from(text)))
+}
+
 /// Brings the refusals of the HTTP library itself (no such route, no JSON, too long) into the form of all others.
 pub(crate) async fn explained(answer: Response<Body>) -> Response<Body> {
     let status = answer.status();

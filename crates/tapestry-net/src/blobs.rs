@@ -15,7 +15,6 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use bytes::Bytes;
 use futures::stream;
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
@@ -191,10 +190,6 @@ async fn write(
             Err(Failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason, false))
         }
     };
-    if written.is_err() {
-        // Closing a socket with something unread in it resets the connection, and the peer would never read the reason.
-        discard(&mut body, 2 * MAX_BLOB_BYTES).await;
-    }
     written.map(|()| StatusCode::CREATED)
 }
 
@@ -272,17 +267,6 @@ impl Shared {
         let content = planes::decode_blob(&self.store, encoded.into(), base).await?;
         let content = content.map_err(|error| Failure(StatusCode::BAD_REQUEST, error.to_string(), false))?;
         Ok(self.store.put_expected(digest, content).await?)
-    }
-}
-
-/// Reads what is left of a body of at most `limit` bytes.
-async fn discard(body: &mut Body, limit: usize) {
-    let mut size = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        size += frame.data_ref().map_or(0, Bytes::len);
-        if size > limit {
-            return;
-        }
     }
 }
 

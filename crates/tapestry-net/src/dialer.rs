@@ -7,6 +7,7 @@ use crate::blobs::MAX_BLOB_BYTES;
 use crate::identity::TLS_BUFFER_BYTES;
 use crate::pace::{Activity, Totals, Watched};
 use crate::planes::{self, BASE_HEADER, ENCODING_HEADER};
+use crate::server::MAX_DISCARDED_BYTES;
 use crate::servers::{ServerAddress, Servers};
 use crate::throttle::Throttle;
 use bytes::{Bytes, BytesMut};
@@ -60,10 +61,21 @@ type OutBody = UnsyncBoxBody<Bytes, StoreError>;
 
 struct Connection {
     sender: SendRequest<OutBody>,
+    /// What moves its bytes. It ends with the connection, so that nothing goes on that nobody waits for.
+    _driver: Driver,
     /// Which of the servers it leads to.
     server: usize,
     address: Arc<ServerAddress>,
     activity: Arc<Activity>,
+}
+
+/// A task that ends when this is dropped.
+struct Driver(tokio::task::AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What is asked for. Every request of this protocol may be repeated.
@@ -381,6 +393,10 @@ impl Dialer {
             request = request.header(header::RANGE, format!("bytes={}-", blob.size_bytes()));
         }
         let (body, size) = question.body.body().await?;
+        if size > MAX_DISCARDED_BYTES {
+            let address = self.address();
+            return Err(NetError::QuestionTooLarge { address, path: question.path.to_owned(), found: size });
+        }
         // What is read while it is sent does not know itself how long it is.
         if size > 0 {
             request = request.header(header::CONTENT_LENGTH, size);
@@ -406,11 +422,13 @@ impl Dialer {
             Ok((status, content))
         };
         let (status, content) = self.while_moving(&activity, asking).await?;
-        let mut kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < MAX_KEPT {
-            kept.push(connection);
+        // Who was refused before it had sent all is done with that connection.
+        if status.is_success() || connection.sender.is_ready() {
+            let mut kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.len() < MAX_KEPT {
+                kept.push(connection);
+            }
         }
-        drop(kept);
         if status.is_success() { Ok(content) } else { Err(self.refusal(status, &content)) }
     }
 
@@ -497,17 +515,19 @@ impl Dialer {
             stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
             let (sender, connection) =
                 http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.failed(&error))?;
-            tokio::spawn(async move {
+            let driving = tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "connection ended");
                 }
             });
-            Ok::<_, NetError>(sender)
+            Ok::<_, NetError>((sender, Driver(driving.abort_handle())))
         };
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
         let late = |_| self.unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()));
         match connected.map_err(late).flatten() {
-            Ok(sender) => Ok(Connection { sender, server: number, address: server, activity }),
+            Ok((sender, driver)) => {
+                Ok(Connection { sender, _driver: driver, server: number, address: server, activity })
+            }
             Err(error) => {
                 self.shared.servers.leave(number);
                 Err(error)

@@ -76,6 +76,19 @@ pub enum NetError {
         /// Whether it may say yes later.
         retry: bool,
     },
+    /// What is to be sent is larger than any server reads, so nothing was sent. Not worth trying again.
+    #[error(
+        "{found} bytes are too many for one request to {address}{path}, of at most {}; nothing was sent. Send less",
+        crate::server::MAX_DISCARDED_BYTES
+    )]
+    QuestionTooLarge {
+        /// The address.
+        address: String,
+        /// What was asked for.
+        path: String,
+        /// Bytes that it would have had.
+        found: u64,
+    },
     /// The answer is larger than accepted.
     #[error("the answer of {address} is larger than {limit} bytes")]
     TooLarge {
@@ -112,6 +125,7 @@ impl NetError {
             | Self::WrongServerKey { .. }
             | Self::WrongProtocol { .. }
             | Self::NotAllowed { .. }
+            | Self::QuestionTooLarge { .. }
             | Self::TooLarge { .. }
             | Self::Unreadable { .. }
             | Self::Store(_)

@@ -6,12 +6,13 @@
 
 use crate::throttle::{STEP_BYTES, Throttle};
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -80,15 +81,51 @@ pub(crate) enum BodyError {
 
 /// The body of a request, which has to keep moving.
 pub(crate) struct PacedBody {
-    body: hyper::body::Incoming,
+    body: Option<hyper::body::Incoming>,
     patience: Patience,
     activity: Arc<Activity>,
+    unread: Unread,
 }
+
+/// Where a body that keeps moving is put back when nobody reads it to its end.
+pub(crate) type Unread = Arc<Mutex<Option<hyper::body::Incoming>>>;
 
 impl PacedBody {
     /// `activity`: of the connection that it comes on.
-    pub(crate) fn new(body: hyper::body::Incoming, pace: Pace, activity: Arc<Activity>) -> Self {
-        Self { body, patience: Patience::new(pace), activity }
+    pub(crate) fn new(body: hyper::body::Incoming, pace: Pace, activity: Arc<Activity>, unread: &Unread) -> Self {
+        Self { body: Some(body), patience: Patience::new(pace), activity, unread: Arc::clone(unread) }
+    }
+
+    fn too_slow(&mut self) -> BodyError {
+        // It is not waited for once more.
+        self.body = None;
+        self.activity.is_body_too_slow.store(true, Ordering::Relaxed);
+        TooSlow(self.patience.pace).into()
+    }
+}
+
+impl Drop for PacedBody {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
+            *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        }
+    }
+}
+
+/// Reads what is left of a body of at most `limit` bytes. Closing a socket with something unread in it resets the connection, and the
+/// other side would never read why it was refused.
+pub(crate) async fn discard(unread: &Unread, limit: u64, pace: Pace, activity: &Arc<Activity>) {
+    let Some(body) = unread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    if body.size_hint().lower() > limit {
+        return;
+    }
+    let mut body = PacedBody::new(body, pace, Arc::clone(activity), &Unread::default());
+    let mut size = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        size += frame.data_ref().map_or(0, Bytes::len) as u64;
+        if size > limit {
+            return;
+        }
     }
 }
 
@@ -97,7 +134,8 @@ impl Body for PacedBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.body).poll_frame(cx) {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        match Pin::new(body).poll_frame(cx) {
             Poll::Ready(frame) => {
                 let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref);
                 let size = data.map_or(0, Bytes::len);
@@ -111,17 +149,17 @@ impl Body for PacedBody {
                     self.patience = Patience::new(self.patience.pace);
                     ready!(self.patience.poll_over(cx));
                 }
-                Poll::Ready(Some(Err(TooSlow(self.patience.pace).into())))
+                Poll::Ready(Some(Err(self.too_slow())))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
@@ -140,6 +178,8 @@ pub(crate) struct Activity {
     last_ms: AtomicU64,
     /// This side's own limit of bytes a second is what keeps the connection from moving.
     is_held_back: AtomicBool,
+    /// The body of a request came too slowly.
+    pub(crate) is_body_too_slow: AtomicBool,
 }
 
 impl Activity {
@@ -149,6 +189,7 @@ impl Activity {
             start: Instant::now(),
             last_ms: AtomicU64::new(0),
             is_held_back: AtomicBool::new(false),
+            is_body_too_slow: AtomicBool::new(false),
         })
     }
 
@@ -164,6 +205,11 @@ impl Activity {
             return Duration::ZERO;
         }
         self.start.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
+    }
+
+    /// Bytes that have come so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.totals.received.load(Ordering::Relaxed)
     }
 
     fn count(&self, counter: &AtomicU64, num_bytes: usize) {

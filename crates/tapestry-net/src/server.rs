@@ -8,10 +8,11 @@
 //!
 //! Not covered: somebody who fills the network itself, or has many networks at hand, can keep others from connecting.
 
-use crate::answer::{explained, refusal};
+use crate::answer::{explained, reason_of, refusal};
 use crate::crowd::{Crowd, Place, network_of};
 use crate::identity::{TLS_BUFFER_BYTES, server_config, shown_key};
-use crate::pace::{Activity, Pace, PacedBody, Totals, Watched};
+use crate::pace::{Activity, Pace, PacedBody, Totals, Unread, Watched, discard};
+use crate::rules::{self, MINUTE, Refusals, Rule};
 use crate::throttle::Throttle;
 use crate::traffic::Traffic;
 use crate::{NetError, Peer};
@@ -19,6 +20,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::DefaultBodyLimit;
 use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,7 +28,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tapestry_core::{PublicKey, SecretKey};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -44,6 +46,8 @@ pub type Allow = Arc<dyn Fn(&PublicKey) -> bool + Send + Sync>;
 const MAX_JSON_BYTES: usize = 1 << 20;
 /// The longest head of a request.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+/// So much of a refused body is read, so that the refusal arrives; no dialer sends more.
+pub(crate) const MAX_DISCARDED_BYTES: u64 = 16 << 20;
 
 /// What strangers and members may take of a server.
 #[derive(Debug, Clone)]
@@ -98,6 +102,7 @@ pub struct Server {
     router: Router,
     limits: ServerLimits,
     traffic: Arc<Traffic>,
+    refusals: Arc<Refusals>,
 }
 
 impl Server {
@@ -120,6 +125,7 @@ impl Server {
             router,
             limits: ServerLimits::default(),
             traffic: Arc::default(),
+            refusals: Arc::default(),
         })
     }
 
@@ -134,6 +140,12 @@ impl Server {
     #[must_use]
     pub fn traffic(&self) -> Arc<Traffic> {
         Arc::clone(&self.traffic)
+    }
+
+    /// What is refused, from now on.
+    #[must_use]
+    pub fn refusals(&self) -> Arc<Refusals> {
+        Arc::clone(&self.refusals)
     }
 
     /// The address that it listens on.
@@ -159,6 +171,7 @@ impl Server {
             stopped,
             throttle: limits.max_bytes_per_second.map(Throttle::new),
             traffic: self.traffic,
+            refusals: self.refusals,
             limits,
         });
         let handshakes = Arc::new(Semaphore::new(shared.limits.num_handshakes));
@@ -172,7 +185,8 @@ impl Server {
                 match listener.accept().await {
                     Ok((stream, from)) => {
                         let Some(place) = by_network.enter(network_of(from.ip())) else {
-                            tracing::debug!(%from, "too many handshakes from one network");
+                            let what = "one handshake more than its network may have under way";
+                            shared.refusals.note(Rule::HandshakesOfNetwork, from, None, what);
                             continue;
                         };
                         let shared = Arc::clone(&shared);
@@ -186,9 +200,16 @@ impl Server {
                 }
             }
         };
+        let telling = async {
+            loop {
+                tokio::time::sleep(MINUTE).await;
+                shared.refusals.end_minute();
+            }
+        };
         tokio::select! {
             () = shutdown => {}
             () = accepting => {}
+            () = telling => {}
         }
         drop(listener);
         let _ = stop.send(true);
@@ -196,6 +217,7 @@ impl Server {
         if tokio::time::timeout(shared.limits.shutdown_grace, ended).await.is_err() {
             running.shutdown().await;
         }
+        shared.refusals.end_minute();
         Ok(())
     }
 }
@@ -217,7 +239,15 @@ struct Shared {
     stopped: watch::Receiver<bool>,
     throttle: Option<Throttle>,
     traffic: Arc<Traffic>,
+    refusals: Arc<Refusals>,
     limits: ServerLimits,
+}
+
+/// One connection that has proved its key.
+struct Proved<'a> {
+    from: SocketAddr,
+    peer: PublicKey,
+    activity: &'a Arc<Activity>,
 }
 
 impl Shared {
@@ -226,21 +256,22 @@ impl Shared {
         let totals = Arc::new(Totals::default());
         let activity = Activity::new(Arc::clone(&totals));
         let stream = Watched::new(stream, Arc::clone(&activity), Some(self.pace), self.throttle.clone());
-        let (peer, stream) = match self.handshake(stream).await {
-            Ok(proved) => proved,
-            Err(reason) => return tracing::debug!(%from, reason, "no handshake"),
+        let handshake = tokio::time::timeout(self.limits.handshake_timeout, self.handshake(stream, from)).await;
+        let Ok(handshake) = handshake else {
+            return self.refusals.note(Rule::HandshakeTime, from, None, "the handshake did not end in time");
         };
+        let Some((peer, stream)) = handshake else { return };
         let ended = match self.admit(peer) {
             Ok(admission) => {
                 drop(newcomer);
                 self.traffic.admit(peer, &totals);
-                let ended = self.serve(stream, peer, &activity).await;
+                let ended = self.serve(stream, &Proved { from, peer, activity: &activity }).await;
                 drop(admission);
                 ended
             }
             Err(reason) => {
                 // It stays among the newcomers: saying no must not take what was refused.
-                tracing::warn!(%from, %peer, reason, "connection refused");
+                self.refusals.note(Rule::Connections, from, Some(&peer), reason);
                 self.turn_away(stream, reason).await;
                 return;
             }
@@ -252,28 +283,34 @@ impl Shared {
         }
     }
 
-    async fn handshake(&self, stream: Watched<TcpStream>) -> Result<(PublicKey, Stream), String> {
-        let handshake = async {
-            match self.acceptor.accept(stream).into_fallible().await {
-                Ok(stream) => Ok(stream),
-                Err((error, mut stream)) => {
-                    // Closing a socket with something unread in it resets the connection, and the other side might never
-                    // read the alert that says why. So what it still sends is read for a moment.
-                    let _ = stream.shutdown().await;
-                    let mut rest = stream.take(MAX_HEAD_BYTES as u64);
-                    let mut sink = tokio::io::sink();
-                    let linger = tokio::io::copy(&mut rest, &mut sink);
-                    let _ = tokio::time::timeout(Duration::from_secs(1), linger).await;
-                    Err(error.to_string())
+    async fn handshake(&self, stream: Watched<TcpStream>, from: SocketAddr) -> Option<(PublicKey, Stream)> {
+        let mut stream = match self.acceptor.accept(stream).into_fallible().await {
+            Ok(stream) => stream,
+            Err((error, mut stream)) => {
+                match rules::of_handshake(&error) {
+                    Some(rule) => self.refusals.note(rule, from, None, &error.to_string()),
+                    // Who goes away in the middle breaks no rule.
+                    None => tracing::debug!(%from, %error, "no handshake"),
                 }
+                // Closing a socket with something unread in it resets the connection, and the other side might never
+                // read the alert that says why. So what it still sends is read for a moment.
+                let _ = stream.shutdown().await;
+                let mut rest = stream.take(MAX_HEAD_BYTES as u64);
+                let mut sink = tokio::io::sink();
+                let linger = tokio::io::copy(&mut rest, &mut sink);
+                let _ = tokio::time::timeout(Duration::from_secs(1), linger).await;
+                return None;
             }
         };
-        let stream = tokio::time::timeout(self.limits.handshake_timeout, handshake).await;
-        let mut stream = stream.map_err(|_| "it took too long")??;
         stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
-        let shown = stream.get_ref().1.peer_certificates().and_then(|list| list.first()).ok_or("no key was shown")?;
-        let peer = shown_key(shown).map_err(|error| error.to_string())?;
-        Ok((peer, stream))
+        let shown = stream.get_ref().1.peer_certificates().and_then(|list| list.first());
+        match shown.map(shown_key) {
+            Some(Ok(peer)) => Some((peer, stream)),
+            _ => {
+                self.refusals.note(Rule::KeyShown, from, None, "no key was shown");
+                None
+            }
+        }
     }
 
     fn admit(&self, peer: PublicKey) -> Result<Admission, &'static str> {
@@ -298,21 +335,66 @@ impl Shared {
         let _ = tokio::time::timeout(self.limits.handshake_timeout, serving).await;
     }
 
-    async fn serve(&self, stream: Stream, peer: PublicKey, activity: &Arc<Activity>) -> Result<(), hyper::Error> {
-        let service = service_fn(|request: Request<Incoming>| async move {
-            let request = request.map(|body| Body::new(PacedBody::new(body, self.pace, Arc::clone(activity))));
-            Ok::<_, Infallible>(explained(self.answer(request, peer).await).await)
+    async fn serve(&self, stream: Stream, proved: &Proved<'_>) -> Result<(), hyper::Error> {
+        // What has come up to here belongs to requests that were answered.
+        let (answered_bytes, is_answering) = (AtomicU64::new(0), AtomicBool::new(false));
+        let service = service_fn(|request: Request<Incoming>| async {
+            is_answering.store(true, Ordering::Relaxed);
+            let answer = self.answer_in_full(request, proved).await;
+            answered_bytes.store(proved.activity.received(), Ordering::Relaxed);
+            is_answering.store(false, Ordering::Relaxed);
+            Ok::<_, Infallible>(answer)
         });
         let mut http = Self::http();
         http.header_read_timeout(self.limits.head_timeout);
         let connection = http.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let mut stopped = self.stopped.clone();
-        tokio::select! {
-            served = &mut connection => return served,
-            _ = stopped.wait_for(|stopped| *stopped) => connection.as_mut().graceful_shutdown(),
+        let ended = tokio::select! {
+            served = &mut connection => Some(served),
+            _ = stopped.wait_for(|stopped| *stopped) => None,
+        };
+        let Some(ended) = ended else {
+            connection.as_mut().graceful_shutdown();
+            return connection.await;
+        };
+        let Err(error) = &ended else { return ended };
+        let since_answer = proved.activity.received() - answered_bytes.load(Ordering::Relaxed);
+        // Who goes away as soon as it is told that its head is too long ends the connection before the parser's error does.
+        let is_long = !is_answering.load(Ordering::Relaxed) && since_answer > MAX_HEAD_BYTES as u64;
+        match rules::of_connection(error).or(is_long.then_some(Rule::HeadSize)) {
+            // Who is done and keeps its connection for a while has begun no head.
+            Some(Rule::HeadTime) if since_answer == 0 => {}
+            Some(rule) => self.refusals.note(rule, proved.from, Some(&proved.peer), &error.to_string()),
+            None => {}
         }
-        connection.await
+        ended
+    }
+
+    /// Answers; what is refused is accounted for, and what is left of its body is taken, so that the refusal arrives.
+    async fn answer_in_full(&self, request: Request<Incoming>, proved: &Proved<'_>) -> Response<Body> {
+        let unread = Unread::default();
+        let asked = format!("{} {}", request.method(), request.uri().path());
+        let activity = proved.activity;
+        let request = request.map(|body| Body::new(PacedBody::new(body, self.pace, Arc::clone(activity), &unread)));
+        let answer = self.answer(request, proved.peer).await;
+        let status = answer.status();
+        if !(status.is_client_error() || status.is_server_error()) {
+            return answer;
+        }
+        // The routes say what is not there in a form of their own; without it, there is no such route.
+        let is_no_route = status == StatusCode::NOT_FOUND && !answer.headers().contains_key(CONTENT_TYPE);
+        let mut answer = explained(answer).await;
+        // A mirror may not have a base yet that is asked for.
+        let is_blob_asked_for = status == StatusCode::FORBIDDEN && asked.starts_with("GET /v1/blobs/");
+        if let Some(rule) = broken_rule(status, is_no_route, activity).filter(|_| !is_blob_asked_for) {
+            let reason;
+            (reason, answer) = reason_of(answer).await;
+            let what = format!("{asked:.100} was answered with {}: {reason}", status.as_u16());
+            self.refusals.note(rule, proved.from, Some(&proved.peer), &what);
+        }
+        discard(&unread, MAX_DISCARDED_BYTES, self.pace, activity).await;
+        answer
     }
 
     async fn answer(&self, mut request: Request<Body>, peer: PublicKey) -> Response<Body> {
@@ -323,5 +405,23 @@ impl Shared {
         request.extensions_mut().insert(Peer(peer));
         let Ok(answer) = self.router.clone().call(request).await;
         answer
+    }
+}
+
+/// The rule that a refused request broke. What is asked too early, too late, or is not here, breaks none.
+fn broken_rule(status: StatusCode, is_no_route: bool, activity: &Activity) -> Option<Rule> {
+    if activity.is_body_too_slow.load(Ordering::Relaxed) {
+        return Some(Rule::BodyPace);
+    }
+    match status {
+        StatusCode::UNAUTHORIZED => Some(Rule::KeyListed),
+        StatusCode::FORBIDDEN => Some(Rule::Permission),
+        StatusCode::PAYLOAD_TOO_LARGE => Some(Rule::BodySize),
+        StatusCode::BAD_REQUEST
+        | StatusCode::METHOD_NOT_ALLOWED
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        | StatusCode::UNPROCESSABLE_ENTITY => Some(Rule::Request),
+        StatusCode::NOT_FOUND if is_no_route => Some(Rule::Request),
+        _ => None,
     }
 }

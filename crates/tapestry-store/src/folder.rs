@@ -12,7 +12,7 @@
 
 use crate::StoreError;
 use crate::buffer::{ALIGNMENT, ChunkBuffer};
-use crate::objects::sync_folder;
+use crate::disk::{self, sync_folder};
 use crate::pack::OpenBlob;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -174,8 +174,9 @@ fn publish(group: &[Arc<Pending>]) {
             false
         }
     };
-    let whole: Vec<_> = group.iter().filter(|pending| keep_good(pending, pending.file.sync_data())).collect();
-    let rename = |pending: &Pending| fs::rename(&pending.partial, &pending.name);
+    let sync = |pending: &Pending| disk::sync_content(&pending.file, &pending.partial);
+    let whole: Vec<_> = group.iter().filter(|pending| keep_good(pending, sync(pending))).collect();
+    let rename = |pending: &Pending| disk::rename(&pending.partial, &pending.name);
     let named: Vec<_> = whole.into_iter().filter(|pending| keep_good(pending, rename(pending))).collect();
     let folders: BTreeSet<&Path> = named.iter().filter_map(|pending| pending.name.parent()).collect();
     let synced = folders.into_iter().try_for_each(sync_folder);

@@ -23,6 +23,7 @@ mod blob;
 mod blocking;
 mod buffer;
 mod departure;
+mod disk;
 mod error;
 mod filling;
 mod folder;

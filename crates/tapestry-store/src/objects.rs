@@ -1,6 +1,7 @@
 //! A folder or bucket of small objects: bounded reads, atomic and durable writes, errors that name the object.
 
 use crate::StoreError;
+pub(crate) use crate::disk::sync_folder;
 use crate::folder::Commits;
 use bytes::Bytes;
 use object_store::local::LocalFileSystem;
@@ -162,9 +163,4 @@ fn sync_folders(folder: &Path, depth: usize) -> io::Result<()> {
 fn is_partial(name: &OsStr) -> bool {
     let parts = name.to_str().and_then(|n| n.rsplit_once('#'));
     parts.is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
-}
-
-/// Makes the entries of a folder durable. Windows has no such call; there the file system's journal must do.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) { fs::File::open(folder)?.sync_all() } else { Ok(()) }
 }

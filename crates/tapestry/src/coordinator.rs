@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tapestry_core::{CanonicalError, Digest, MemberName, ModelManifest, PublicKey, SecretKey, Signed, Timestamp};
 use tapestry_governance::Charter;
-use tapestry_net::{Server, Traffic};
+use tapestry_net::{Refusals, Server, Traffic};
 use tapestry_round::coordinator::{Coordinator, CoordinatorEffect, CoordinatorEvent, CoordinatorInput, Phase};
 use tapestry_round::{News, RoundError, RoundResult};
 use tapestry_store::{BlobStore, LogStore};
@@ -58,6 +58,8 @@ pub(crate) struct Loop {
     costs: CostBook,
     /// What moves with whom, once the server listens.
     traffic: std::sync::OnceLock<Arc<Traffic>>,
+    /// What is refused, once the server listens.
+    refusals: std::sync::OnceLock<Arc<Refusals>>,
     /// The same log, for those who may have a copy of it.
     log: LogStore,
     /// Told when an entry could not be written because another has written it.
@@ -167,6 +169,7 @@ pub(crate) async fn run(home: &Home, options: &RunOptions, reporter: Reporter) -
         observer: Observer::new(Spans::from_env("coordinator")?),
         costs: CostBook::open(home)?,
         traffic: std::sync::OnceLock::new(),
+        refusals: std::sync::OnceLock::new(),
         log: place.log_to_read().await?,
         overtaken: tokio::sync::Notify::new(),
     });
@@ -176,6 +179,7 @@ pub(crate) async fn run(home: &Home, options: &RunOptions, reporter: Reporter) -
         Server::bind(options.listen, &key, allow, api::router(&shared)).await?.with_limits(transfer.server_limits());
     let address = server.local_addr();
     let _ = shared.traffic.set(server.traffic());
+    let _ = shared.refusals.set(server.refusals());
     crate::files::write_atomic(&home.path("address"), format!("{address}\n").as_bytes())?;
     reporter.say(format!("listening on {address}; members join with https://{address}#{}", key.public()));
 

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use std::sync::Arc;
 use tapestry_core::{Blob, ModelManifest};
 use tapestry_eval::BitsPerByte;
-use tapestry_model::{LlamaConfig, Tokenizer, measure_bpb};
+use tapestry_model::{LlamaConfig, ModelError, Tokenizer, measure_bpb};
 use tapestry_store::{BlobStore, StoreError, WeightsReader};
 
 /// Bits per byte of `text` under the model of `manifest`. Reads the weights a layer at a time.
@@ -62,6 +62,16 @@ pub(crate) async fn measure_read(
     measured.await?
 }
 
+/// The value, where the model gives a finite one. Any other failure is this machine's, and must not become anybody's verdict: a disk that
+/// cannot be read says nothing about a member's weights.
+pub(crate) fn value_if_finite(measured: Result<BitsPerByte>) -> Result<Option<f64>> {
+    match measured {
+        Ok(measured) => Ok(Some(measured.bpb()).filter(|bpb| bpb.is_finite())),
+        Err(error) if error.downcast_ref::<ModelError>().is_some_and(ModelError::is_no_value) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// A small file of a model that is longer than this is refused.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
@@ -69,4 +79,62 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 pub(crate) async fn read_file(blobs: &BlobStore, manifest: &ModelManifest, name: &str) -> Result<Vec<u8>> {
     let blob: &Blob = manifest.files.get(name).with_context(|| format!("the model has no {name}"))?;
     Ok(blobs.read_blob(blob, MAX_FILE_BYTES).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::{Form, Reporter};
+    use std::fs;
+    use std::path::Path;
+    use tapestry_store::WeightsWriter;
+
+    /// A tiny model of which nothing is known but that it runs, in a folder's store.
+    async fn model(dir: &Path) -> (BlobStore, ModelManifest) {
+        let members = tapestry_demo::demo_members(3, false).expect("members");
+        let texts = tapestry_demo::generate_quick_texts(&dir.join("texts"), &members, 7).expect("texts");
+        let quick = texts.quick_base.expect("a quick base");
+        let config = LlamaConfig::tiny(quick.vocab_size);
+        tapestry_model::init_model(&dir.join("model"), &config, &quick.tokenizer, 1).expect("a model");
+        let blobs = BlobStore::open_folder(&dir.join("blobs")).await.expect("a store");
+        let (_, manifest) = blobs.import_model(&dir.join("model")).await.expect("imported");
+        (blobs, manifest)
+    }
+
+    async fn measured(blobs: &BlobStore, manifest: &ModelManifest, text: &str) -> Result<Option<f64>> {
+        let working = Reporter::new(Form::Json).start("measure", "test", "tokens");
+        value_if_finite(measure_model(blobs, manifest, text.into(), 100, working).await)
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_fails_is_nobodys_verdict() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let (blobs, manifest) = model(dir.path()).await;
+        let text = "a text that is long enough to be scored, and then some more of it";
+        assert!(measured(&blobs, &manifest, text).await.expect("measured").is_some_and(f64::is_finite));
+        assert_eq!(measured(&blobs, &manifest, "").await.expect("nothing to score"), None);
+        // Weights that give no value.
+        let mut writer = WeightsWriter::new(blobs.clone(), manifest.weights.tensors.clone()).expect("possible");
+        for _ in 0..manifest.weights.data.size_bytes / 4 {
+            writer.write(&[0, 0, 0xc0, 0x7f]).expect("room");
+        }
+        let weights = writer.finish().expect("complete").1;
+        let poisoned = ModelManifest { files: manifest.files.clone(), weights };
+        assert_eq!(measured(&blobs, &poisoned, text).await.expect("run"), None);
+        // The disk has lost the weights, and then everything.
+        let folder = dir.path().join("blobs");
+        for path in files_in(&folder) {
+            if fs::metadata(&path).expect("there").len() >= manifest.weights.data.size_bytes.min(1 << 16) {
+                fs::write(&path, "").expect("truncated");
+            }
+        }
+        measured(&blobs, &manifest, text).await.expect_err("weights are gone");
+        fs::remove_dir_all(&folder).expect("removed");
+        measured(&blobs, &manifest, text).await.expect_err("everything is gone");
+    }
+
+    fn files_in(folder: &Path) -> Vec<std::path::PathBuf> {
+        let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+        entries.flat_map(|path| if path.is_dir() { files_in(&path) } else { vec![path] }).collect()
+    }
 }

@@ -89,7 +89,11 @@ impl TransferSettings {
     pub(crate) fn server_limits(&self) -> ServerLimits {
         let limits = ServerLimits { max_bytes_per_second: self.max_bytes_per_second, ..ServerLimits::default() };
         match self.idle_timeout_seconds {
-            Some(seconds) => ServerLimits { idle_timeout: Duration::from_secs(seconds), ..limits },
+            Some(seconds) => {
+                let idle_timeout = Duration::from_secs(seconds);
+                // Between two requests a connection may stand still as long, and then a head has to come.
+                ServerLimits { idle_timeout, head_timeout: idle_timeout * 4 / 3, ..limits }
+            }
             None => limits,
         }
     }

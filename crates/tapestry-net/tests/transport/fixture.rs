@@ -1,11 +1,12 @@
 //! A server on loopback, and a link to it that can be cut.
 
+use crate::raw::Shown;
 use axum::Router;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tapestry_core::{PublicKey, SecretKey};
-use tapestry_net::{Allow, Dialer, NetError, Server, ServerLimits};
+use tapestry_net::{Allow, Dialer, NetError, Refusals, Rule, Server, ServerLimits};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,6 +24,13 @@ pub(crate) fn key(n: u8) -> SecretKey {
     SecretKey::from_seed(&Zeroizing::new([n; 32]))
 }
 
+impl Shown {
+    /// A party's own key.
+    pub(crate) fn honest(n: u8) -> Self {
+        Self::own(key(n))
+    }
+}
+
 pub(crate) fn members_only() -> Allow {
     let members = [key(MEMBER).public(), key(OTHER_MEMBER).public()];
     Arc::new(move |key: &PublicKey| members.contains(key))
@@ -31,6 +39,7 @@ pub(crate) fn members_only() -> Allow {
 /// A running server.
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
+    refusals: Arc<Refusals>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), NetError>>,
 }
@@ -38,12 +47,12 @@ pub(crate) struct Running {
 impl Running {
     pub(crate) async fn at(address: SocketAddr, allow: Allow, router: Router, limits: ServerLimits) -> Self {
         let server = Server::bind(address, &key(SERVER), allow, router).await.unwrap().with_limits(limits);
-        let address = server.local_addr();
+        let (address, refusals) = (server.local_addr(), server.refusals());
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(server.serve(async move {
             let _ = stopped.await;
         }));
-        Self { address, stop, task }
+        Self { address, refusals, stop, task }
     }
 
     pub(crate) async fn with_limits(router: Router, limits: ServerLimits) -> Self {
@@ -57,6 +66,11 @@ impl Running {
     pub(crate) async fn stop(self) {
         self.stop.send(()).unwrap();
         self.task.await.unwrap().unwrap();
+    }
+
+    /// The rules that were broken so far.
+    pub(crate) fn broken(&self) -> Vec<Rule> {
+        self.refusals.counts().into_iter().filter(|(_, num)| *num > 0).map(|(rule, _)| rule).collect()
     }
 
     pub(crate) fn dialer(&self, n: u8) -> Dialer {

@@ -1,13 +1,13 @@
 //! Who may talk to whom.
 
 use crate::fixture::{ANY_PORT, MEMBER, Running, SERVER, STRANGER, dialer, key, members_only};
-use crate::raw::{Shown, raw_tls};
+use crate::raw::{Shown, raw_tls, tls12_hello};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tapestry_core::PublicKey;
-use tapestry_net::{Dialer, NetError, Peer, ServerLimits};
+use tapestry_net::{Dialer, NetError, Peer, Rule, ServerLimits};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -93,28 +93,6 @@ async fn plaintext_gets_an_alert_and_no_answer() {
     server.stop().await;
 }
 
-/// A TLS 1.2 ClientHello, complete but for the extension that would offer TLS 1.3.
-fn tls12_hello() -> Vec<u8> {
-    let mut body = vec![3, 3];
-    body.extend([7; 32]);
-    body.push(0); // no session
-    body.extend([0, 4, 0xc0, 0x2b, 0xcc, 0xa9]); // ECDHE with ECDSA: AES-128-GCM and ChaCha20-Poly1305
-    body.extend([1, 0]); // no compression
-    let extensions: [&[u8]; 4] = [
-        &[0, 10, 0, 4, 0, 2, 0, 29],      // groups: x25519
-        &[0, 13, 0, 6, 0, 4, 8, 7, 4, 3], // signatures: Ed25519, ECDSA
-        &[0, 11, 0, 2, 1, 0],             // points: uncompressed
-        &[0, 23, 0, 0],                   // extended master secret
-    ];
-    let extensions = extensions.concat();
-    body.extend(u16::try_from(extensions.len()).unwrap().to_be_bytes());
-    body.extend(extensions);
-    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
-    let handshake = [&[1][..], &length[1..], &body].concat();
-    let length = u16::try_from(handshake.len()).unwrap().to_be_bytes();
-    [&[22, 3, 1][..], &length, &handshake].concat()
-}
-
 #[tokio::test]
 async fn tls_1_2_is_refused_by_its_version() {
     let server = Running::new(who().0).await;
@@ -124,6 +102,7 @@ async fn tls_1_2_is_refused_by_its_version() {
     let _ = stream.read_to_end(&mut answer).await;
     // One alert record: fatal (2), protocol_version (70).
     assert_eq!(answer, [21, 3, 3, 0, 2, 2, 70]);
+    assert_eq!(server.broken(), [Rule::TlsVersion]);
     server.stop().await;
 }
 
@@ -142,10 +121,13 @@ async fn only_who_has_the_secret_key_speaks_for_the_public_one() {
     let (router, reached) = who();
     let server = Running::new(router).await;
     assert_eq!(answer_to(&server, Shown(None)).await, "");
+    assert_eq!(server.broken(), [Rule::KeyShown]);
     let impostor = Shown(Some((key(MEMBER).public(), key(STRANGER))));
     assert_eq!(answer_to(&server, impostor).await, "");
+    assert_eq!(server.broken(), [Rule::KeyShown, Rule::KeyProved]);
     // Not even HTTP's "unauthorized": the handshake does not complete.
     assert_eq!(answer_to(&server, Shown::honest(STRANGER)).await, "");
+    assert_eq!(server.broken(), [Rule::KeyShown, Rule::KeyProved, Rule::KeyListed]);
     assert_eq!(reached.load(Ordering::SeqCst), 0);
     // The same by hand with the right key does get through, so it is the key that was refused above.
     let answer = answer_to(&server, Shown::honest(MEMBER)).await;

@@ -3,10 +3,11 @@
 use crate::fixture::{MEMBER, OTHER_MEMBER, Running, STRANGER};
 use crate::raw::{Shown, raw_tls};
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
 use std::time::{Duration, Instant};
-use tapestry_net::{NetError, ServerLimits};
+use tapestry_net::{NetError, Rule, ServerLimits};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -180,5 +181,94 @@ async fn strangers_do_not_take_the_places_of_members() {
     assert_eq!(until_the_end(&mut fifth).await, "");
     assert_eq!(member.get_json::<String>("/ok").await.unwrap(), "ok");
     drop(still);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_told_so_every_time() {
+    let server = Running::new(routes()).await;
+    let dialer = server.dialer(MEMBER);
+    // JSON may have 1 MiB; the handler stops reading there. Whoever has sent the rest must still read the answer.
+    for _ in 0..20 {
+        let error = dialer.post_json::<_, ()>("/size", &"x".repeat(3 << 20)).await.unwrap_err();
+        assert!(matches!(error, NetError::Refused { status: 413, retry: false, .. }), "{error:?}");
+        assert!(!error.is_transient());
+    }
+    assert_eq!(server.broken(), [Rule::BodySize]);
+    // What no server reads is not sent at all.
+    let error = dialer.post_json::<_, ()>("/size", &"x".repeat(17 << 20)).await.unwrap_err();
+    assert!(matches!(error, NetError::QuestionTooLarge { .. }) && !error.is_transient(), "{error:?}");
+    assert_eq!(dialer.get_json::<String>("/ok").await.unwrap(), "ok");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_given_up_ends_with_its_connection() {
+    // Reads a body only after it is told to, and tells how much came.
+    let (go, gate) = tokio::sync::watch::channel(false);
+    let (told, mut came) = tokio::sync::mpsc::unbounded_channel();
+    let slow = async move |mut body: axum::body::Body| {
+        let _ = gate.clone().wait_for(|go| *go).await;
+        let mut size = 0;
+        let end = loop {
+            match body.frame().await {
+                Some(Ok(frame)) => size += frame.data_ref().map_or(0, Bytes::len),
+                Some(Err(_)) => break None,
+                None => break Some(size),
+            }
+        };
+        let _ = told.send(end);
+    };
+    let server = Running::new(routes().route("/slow", put(slow))).await;
+    let dialer = server.dialer(MEMBER);
+    let sending = dialer.put_bytes("/slow", vec![7; 16 << 20].into());
+    assert!(tokio::time::timeout(SHORT, sending).await.is_err(), "it waits for the handler");
+    go.send(true).unwrap();
+    let came = tokio::time::timeout(PATIENCE, came.recv()).await.unwrap().unwrap();
+    assert_eq!(came, None, "nobody sends on what nobody waits for");
+    assert_eq!(server.broken(), [], "who gives up breaks no rule");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn every_rule_that_is_broken_is_counted_and_patience_breaks_none() {
+    let server = Running::with_limits(routes(), impatient()).await;
+    let mut idle = raw_tls(server.address, Shown::honest(MEMBER)).await.unwrap();
+    idle.write_all(b"GET /ok HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    // A connection that is kept after its answer, and asks nothing more.
+    assert!(until_the_end(&mut idle).await.contains("200"));
+    assert_eq!(server.broken(), []);
+    let check = async |bytes: &[u8], expected: Rule| {
+        let before = server.broken();
+        let mut stream = raw_tls(server.address, Shown::honest(MEMBER)).await.unwrap();
+        let _ = stream.write_all(bytes).await;
+        until_the_end(&mut stream).await;
+        let new: Vec<_> = server.broken().into_iter().filter(|rule| !before.contains(rule)).collect();
+        assert_eq!(new, [expected]);
+    };
+    check(b"GET /ok HTTP/1.1\r\nhost: ", Rule::HeadTime).await;
+    check(format!("GET /ok HTTP/1.1\r\nhost: {}\r\n\r\n", "x".repeat(100_000)).as_bytes(), Rule::HeadSize).await;
+    check(b"POST /size HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nx", Rule::BodyPace).await;
+    check(b"GET /elsewhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", Rule::Request).await;
+    server.stop().await;
+    // One that goes away as soon as it is told.
+    let server = Running::new(routes()).await;
+    for _ in 0..10 {
+        let mut stream = raw_tls(server.address, Shown::honest(MEMBER)).await.unwrap();
+        let _ = stream.write_all(format!("GET /ok?{} HTTP/1.1\r\n\r\n", "1".repeat(200_000)).as_bytes()).await;
+        let _ = stream.read(&mut [0]).await;
+    }
+    let start = Instant::now();
+    while server.broken() != [Rule::HeadSize] {
+        assert!(start.elapsed() < PATIENCE, "{:?}", server.broken());
+        tokio::time::sleep(SHORT / 8).await;
+    }
+    server.stop().await;
+    let server = Running::with_limits(routes(), impatient()).await;
+    let mut stream = raw_tls(server.address, Shown::honest(MEMBER)).await.unwrap();
+    stream.write_all(b"GET /long HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    tokio::time::sleep(4 * SHORT).await;
+    until_the_end(&mut stream).await;
+    assert_eq!(server.broken(), [Rule::AnswerPace]);
     server.stop().await;
 }

@@ -1,6 +1,5 @@
 //! TLS by hand: a connection that shows what it likes and asks nothing of the server.
 
-use crate::fixture::key;
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
@@ -32,8 +31,8 @@ pub(crate) struct Shown(pub(crate) Option<(PublicKey, SecretKey)>);
 
 impl Shown {
     /// One's own key.
-    pub(crate) fn honest(n: u8) -> Self {
-        Self(Some((key(n).public(), key(n))))
+    pub(crate) fn own(key: SecretKey) -> Self {
+        Self(Some((key.public(), key)))
     }
 }
 
@@ -96,4 +95,26 @@ impl ServerCertVerifier for AnyServer {
     fn requires_raw_public_keys(&self) -> bool {
         true
     }
+}
+
+/// A TLS 1.2 ClientHello, complete but for the extension that would offer TLS 1.3.
+pub(crate) fn tls12_hello() -> Vec<u8> {
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    body.push(0); // no session
+    body.extend([0, 4, 0xc0, 0x2b, 0xcc, 0xa9]); // ECDHE with ECDSA: AES-128-GCM and ChaCha20-Poly1305
+    body.extend([1, 0]); // no compression
+    let extensions: [&[u8]; 4] = [
+        &[0, 10, 0, 4, 0, 2, 0, 29],      // groups: x25519
+        &[0, 13, 0, 6, 0, 4, 8, 7, 4, 3], // signatures: Ed25519, ECDSA
+        &[0, 11, 0, 2, 1, 0],             // points: uncompressed
+        &[0, 23, 0, 0],                   // extended master secret
+    ];
+    let extensions = extensions.concat();
+    body.extend(u16::try_from(extensions.len()).unwrap().to_be_bytes());
+    body.extend(extensions);
+    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+    let handshake = [&[1][..], &length[1..], &body].concat();
+    let length = u16::try_from(handshake.len()).unwrap().to_be_bytes();
+    [&[22, 3, 1][..], &length, &handshake].concat()
 }

@@ -19,6 +19,7 @@ use tapestry_governance::Charter;
 use tapestry_net::{BlobAction, Peer, blob_routes};
 use tapestry_round::coordinator::{Answer, Coordinator, CoordinatorInput, Round};
 use tapestry_round::{Attendance, Blame, Contribution, Decline, News, RoundResult, Verdict};
+use tapestry_store::StoreError;
 
 /// The longest JSON body that is read.
 const MAX_JSON_BYTES: usize = 1 << 20;
@@ -171,7 +172,11 @@ impl Loop {
         if !is_there {
             return Err(incomplete("the manifest of the weights is not here yet; send it first".into()));
         }
-        let Ok(manifest) = blobs.get_json::<WeightsManifest>(contribution.weights).await else { return Ok(()) };
+        let manifest = match blobs.get_json::<WeightsManifest>(contribution.weights).await {
+            Ok(manifest) => manifest,
+            Err(StoreError::NotJson { .. }) => return Ok(()),
+            Err(error) => return Err(internal(&error)),
+        };
         if manifest.check().is_err() {
             return Ok(());
         }

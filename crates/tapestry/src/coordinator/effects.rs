@@ -2,7 +2,7 @@
 //! memory does not grow with the model or with the number of members.
 
 use super::Loop;
-use crate::measure::{measure_model, measure_read};
+use crate::measure::{measure_model, measure_read, value_if_finite};
 use crate::merge::{MergeInputs, merge};
 use crate::screen::screen_weights;
 use anyhow::{Context as _, Result};
@@ -11,7 +11,7 @@ use tapestry_core::{ModelManifest, WeightsManifest};
 use tapestry_governance::HeldOutTerms;
 use tapestry_round::coordinator::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
 use tapestry_round::{RoundResult, Screening, Verdict};
-use tapestry_store::BlobStore;
+use tapestry_store::{BlobStore, StoreError};
 
 /// Does what is asked and returns the input that answers it.
 pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Result<CoordinatorInput> {
@@ -39,12 +39,12 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
                 shared.reporter.start("measure", format!("base on the open text of {member}'s community"), "tokens");
             // A base that gives no finite value there ends the round, not the coordinator.
             let measured = measure_model(blobs, &manifest, text, terms.max_tokens as usize, working).await;
-            Ok(CoordinatorInput::CommunityMeasured { base, member, bpb: measured.ok().map(|measured| measured.bpb()) })
+            Ok(CoordinatorInput::CommunityMeasured { base, member, bpb: value_if_finite(measured)? })
         }
         CoordinatorEffect::Screen { round, member, base, weights: contribution } => {
             let base: ModelManifest = blobs.get_json(base).await?;
-            let screening = match read_manifest(blobs, contribution, &base).await {
-                Err(error) => Screening::Malformed { what: format!("{error:#}") },
+            let screening = match read_manifest(blobs, contribution, &base).await? {
+                Err(what) => Screening::Malformed { what },
                 Ok(weights) => {
                     let working = shared.reporter.start("screen", format!("round {round}, {member}"), "bytes");
                     let of_base = shared.readers.open(blobs, &base.weights)?;
@@ -59,7 +59,7 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
                             let again = Arc::clone(&reader);
                             let measured = measure_read(blobs, &model, again, text, max_tokens, working).await;
                             // A model that gives no finite value is a bad contribution, not a defect here.
-                            let bpb = measured.ok().map(|bpb| bpb.bpb()).filter(|bpb| bpb.is_finite());
+                            let bpb = value_if_finite(measured)?;
                             let community_bpb = match community.get(&member) {
                                 Some(terms) => {
                                     let text = read_open_text(blobs, terms).await?;
@@ -67,7 +67,7 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
                                     let working = shared.reporter.start("measure", detail, "tokens");
                                     let max_tokens = terms.max_tokens as usize;
                                     let measured = measure_read(blobs, &model, reader, text, max_tokens, working).await;
-                                    measured.ok().map(|bpb| bpb.bpb()).filter(|bpb| bpb.is_finite())
+                                    value_if_finite(measured)?
                                 }
                                 None => None,
                             };
@@ -98,7 +98,7 @@ pub(super) async fn execute(shared: &Arc<Loop>, effect: CoordinatorEffect) -> Re
             // A merged model that gives no finite value is for the gate to refuse, not a reason to stop.
             let reader = shared.readers.open(blobs, &manifest.weights)?;
             let measured = measure_read(blobs, &manifest, reader, read_text().await?, max_tokens, working).await;
-            let bpb = measured.map_or(f64::INFINITY, |measured| measured.bpb());
+            let bpb = value_if_finite(measured)?.unwrap_or(f64::INFINITY);
             Ok(CoordinatorInput::MergedMeasured { round, model, bpb })
         }
     }
@@ -110,16 +110,22 @@ async fn read_open_text(blobs: &BlobStore, terms: &HeldOutTerms) -> Result<Strin
     String::from_utf8(bytes.to_vec()).context("it is not UTF-8")
 }
 
-/// A contribution's manifest, if it describes weights like the base's.
+/// A contribution's manifest, if it describes weights like the base's; or what is wrong with it.
+///
+/// # Errors
+/// Where the store fails, which is not its member's doing.
 async fn read_manifest(
     blobs: &BlobStore,
     digest: tapestry_core::Digest,
     base: &ModelManifest,
-) -> Result<WeightsManifest> {
-    let weights: WeightsManifest = blobs.get_json(digest).await.context("its manifest of weights cannot be read")?;
-    weights.check()?;
-    weights.check_matches(&base.weights)?;
-    Ok(weights)
+) -> Result<Result<WeightsManifest, String>> {
+    let weights: WeightsManifest = match blobs.get_json(digest).await {
+        Ok(weights) => weights,
+        Err(error @ StoreError::NotJson { .. }) => return Ok(Err(error.to_string())),
+        Err(error) => return Err(error).context("a contribution's manifest"),
+    };
+    let checked = weights.check().and_then(|()| weights.check_matches(&base.weights));
+    Ok(checked.map(|()| weights).map_err(|error| error.to_string()))
 }
 
 /// An event for people.

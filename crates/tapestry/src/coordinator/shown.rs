@@ -21,9 +21,22 @@ impl Loop {
         let mut metrics = Exposition::default();
         metrics.process("coordinator", blobs);
         metrics.observed(&self.observer);
+        self.show_refusals(&mut metrics);
         self.show_rounds(&mut metrics);
         self.show_members(&mut metrics);
         metrics.into_text()
+    }
+
+    fn show_refusals(&self, metrics: &mut Exposition) {
+        let Some(refusals) = self.refusals.get() else { return };
+        let counts: Vec<_> =
+            refusals.counts().into_iter().map(|(rule, num)| ([("rule", rule.name())], number(num))).collect();
+        metrics.family(
+            "tapestry_refused_total",
+            Kind::Counter,
+            "Connections and requests that were refused, by the rule that they broke.",
+            counts.iter().map(|(labels, num)| (&labels[..], *num)),
+        );
     }
 
     fn show_rounds(&self, metrics: &mut Exposition) {
