@@ -4,6 +4,7 @@ use crate::NetError;
 use crate::answer::ErrorBody;
 use crate::arriving::ArrivingBlob;
 use crate::blobs::MAX_BLOB_BYTES;
+use crate::driver::Driver;
 use crate::identity::TLS_BUFFER_BYTES;
 use crate::pace::{Activity, Totals, Watched};
 use crate::planes::{self, BASE_HEADER, ENCODING_HEADER};
@@ -67,15 +68,6 @@ struct Connection {
     server: usize,
     address: Arc<ServerAddress>,
     activity: Arc<Activity>,
-}
-
-/// A task that ends when this is dropped.
-struct Driver(tokio::task::AbortHandle);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// What is asked for. Every request of this protocol may be repeated.
@@ -520,7 +512,7 @@ impl Dialer {
                     tracing::debug!(%error, "connection ended");
                 }
             });
-            Ok::<_, NetError>((sender, Driver(driving.abort_handle())))
+            Ok::<_, NetError>((sender, Driver::of(&driving)))
         };
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
         let late = |_| self.unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()));

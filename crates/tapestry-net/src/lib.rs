@@ -9,6 +9,7 @@ mod arriving;
 mod blobs;
 mod crowd;
 mod dialer;
+mod driver;
 mod economy;
 mod error;
 mod identity;
