@@ -86,9 +86,11 @@ pub(super) fn run(options: &Options) -> Result<()> {
         }
         let mut found = bench.measure(work).with_context(|| format!("bench of {}", work.title))?;
         if let (ROUND, Some(peers), false) = (work.name, &peers, options.quick) {
-            eprintln!("Flower, {} rounds ...", work.num_rounds + 1);
+            // One that counts is enough, unless more are asked for: they take as long as all else together.
+            let num_rounds = options.repeat.unwrap_or(1) + 1;
+            eprintln!("Flower, {num_rounds} rounds ...");
             let _used = machine::UsedMemory::fill(&bench.folder)?;
-            let flower = peer::run(peers, &bench.folder.join("flower"), work.num_rounds as usize + 1)?;
+            let flower = peer::run(peers, &bench.folder.join("flower"), num_rounds)?;
             report::compare(&mut found, flower);
         }
         rows.extend(found);
@@ -151,7 +153,8 @@ impl Bench<'_> {
         // One more than is measured, so that nobody turns to its Sovereign Model meanwhile.
         let mut consortium = Consortium::make(&self.plan(work.num_members, last + 1))?;
         nix::unistd::sync();
-        let _used = machine::UsedMemory::fill(&self.folder)?;
+        // Where only the coordinator's memory counts, that of the machine does not.
+        let _used = if work.num_rounds > 0 { Some(machine::UsedMemory::fill(&self.folder)?) } else { None };
         consortium.start_coordinator()?;
         consortium.join(None)?;
         consortium.start_nodes()?;
