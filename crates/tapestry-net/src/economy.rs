@@ -80,13 +80,15 @@ pub(crate) struct Economy(Mutex<State>);
 struct State {
     start: Instant,
     processors: Option<Processors>,
+    link: Option<f64>,
     sample: Option<Sample>,
     is_sampling: bool,
 }
 
 impl Economy {
-    pub(crate) fn new(now: Instant, processors: Option<Processors>) -> Self {
-        Self(Mutex::new(State { start: now, processors, sample: None, is_sampling: false }))
+    /// `link`: what the link carries, in bytes a second, where that need not be measured.
+    pub(crate) fn new(now: Instant, processors: Option<Processors>, link: Option<f64>) -> Self {
+        Self(Mutex::new(State { start: now, processors, link, sample: None, is_sampling: false }))
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -111,7 +113,8 @@ impl Economy {
             return Advice::Plain;
         }
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
-        let link = wire_bytes as f64 / elapsed.as_secs_f64();
+        let measured = wire_bytes as f64 / elapsed.as_secs_f64();
+        let link = state.link.unwrap_or(measured);
         let are_busy = processors().zip(state.processors).is_some_and(|(now, before)| now.were_busy_since(before));
         let share = if are_busy { SHARE_OF_BUSY_PROCESSOR } else { SHARE_OF_PROCESSOR };
         match state.sample {
@@ -147,7 +150,7 @@ mod tests {
     fn one_sample_is_taken_after_the_link_is_known_and_then_it_decides() {
         let start = Instant::now();
         let later = |ms| start + Duration::from_millis(ms);
-        let economy = Economy::new(start, None);
+        let economy = Economy::new(start, None, None);
         let advice = |economy: &Economy, ms, bytes| economy.advice(later(ms), bytes, || None);
         assert_eq!(advice(&economy, 1000, 0), Advice::Plain, "nothing has moved");
         assert_eq!(advice(&economy, 100, 8 << 20), Advice::Plain, "too early");
@@ -156,7 +159,11 @@ mod tests {
         economy.sampled(Sample { ratio: 0.7, bytes_per_second: 400e6 });
         assert_eq!(advice(&economy, 1000, 8 << 20), Advice::Encode);
         assert_eq!(advice(&economy, 1000, 800 << 20), Advice::Plain, "the link turned out to be fast");
-        assert_eq!(advice(&Economy::new(start, None), 1000, 800 << 20), Advice::Plain, "no sample on a fast link");
+        assert_eq!(
+            advice(&Economy::new(start, None, None), 1000, 800 << 20),
+            Advice::Plain,
+            "no sample on a fast link"
+        );
     }
 
     #[test]
@@ -164,7 +171,7 @@ mod tests {
         let at = |idle, all| Some(Processors { idle, all });
         let start = Instant::now();
         let advice = |processors| {
-            let economy = Economy::new(start, at(1000, 5000));
+            let economy = Economy::new(start, at(1000, 5000), None);
             economy.sampled(Sample { ratio: 0.7, bytes_per_second: 400e6 });
             economy.advice(start + Duration::from_secs(1), 100 << 20, || processors)
         };

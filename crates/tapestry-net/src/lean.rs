@@ -20,6 +20,8 @@ pub struct Hints {
     pub element_bytes: Option<u8>,
     /// For a blob, another one that is like it and that the receiver may have: the chunk at the same place in the base.
     pub bases: Arc<HashMap<Digest, Digest>>,
+    /// What the link carries, in bytes a second, where that is known; where not, it is measured.
+    pub link_bytes_per_second: Option<f64>,
 }
 
 /// Which way blobs go.
@@ -51,7 +53,7 @@ impl Lean {
             dialer: dialer.clone(),
             store: store.clone(),
             hints: hints.clone(),
-            economy: Economy::new(Instant::now(), Processors::now()),
+            economy: Economy::new(Instant::now(), Processors::now(), hints.link_bytes_per_second),
             moved_before: dialer.bytes_moved(),
             is_known: OnceCell::new(),
             bases_there: OnceCell::new(),

@@ -223,7 +223,7 @@ impl Transfer {
             let pairs = weights.data.chunks.iter().copied().zip(base.weights.data.chunks);
             bases.extend(pairs.filter(|(chunk, base)| chunk != base));
         }
-        Hints { element_bytes, bases: Arc::new(bases) }
+        Hints { element_bytes, bases: Arc::new(bases), ..Hints::default() }
     }
 
     /// Lets the members fetch a published base from here, if its manifest is here, instead of any earlier one.
