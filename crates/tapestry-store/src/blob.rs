@@ -2,6 +2,7 @@
 
 use crate::StoreError;
 use crate::blocking::wait;
+use crate::bucket::Bucket;
 use crate::filling::PackSlot;
 use crate::folder::{self, Commits, StagedFile};
 use crate::objects::Objects;
@@ -29,13 +30,15 @@ const NUM_PARALLEL: usize = 16;
 /// whoever can write to the folder can change a model unnoticed.
 #[derive(Debug, Clone)]
 pub struct BlobStore {
-    objects: Objects,
+    pub(crate) objects: Objects,
     /// Where blobs are files.
-    packs: Option<Arc<Packs>>,
+    pub(crate) packs: Option<Arc<Packs>>,
     /// Bytes of the file system that are never filled.
     reserve: u64,
     /// What is written is read several times soon, and there is memory for it.
     is_read_soon: bool,
+    /// Where the blobs really are, where the folder holds copies only.
+    pub(crate) bucket: Option<Arc<Bucket>>,
 }
 
 /// What is left free where nothing else is said.
@@ -75,7 +78,7 @@ impl BlobStore {
 
     fn of(objects: Objects) -> Self {
         let packs = objects.folder().map(|folder| Arc::new(Packs::new(folder)));
-        Self { objects, packs, reserve: RESERVE_BYTES, is_read_soon: false }
+        Self { objects, packs, reserve: RESERVE_BYTES, is_read_soon: false, bucket: None }
     }
 
     /// Stores `content` and gives its name. Does nothing where it is stored already, and repairs it where what is stored
@@ -164,10 +167,12 @@ impl BlobStore {
     /// Where the store fails; then some of them may be here, and each of those is whole and durable.
     pub async fn commit(&self, staged: Vec<Staged>) -> Result<Vec<Digest>, StoreError> {
         let store = self.clone();
-        if staged.iter().all(|staged| matches!(staged.kept, Kept::Durably)) {
-            return Ok(staged.iter().map(|staged| staged.digest).collect());
+        let digests: Vec<Digest> = staged.iter().map(|staged| staged.digest).collect();
+        if !staged.iter().all(|staged| matches!(staged.kept, Kept::Durably)) {
+            on_blocking_thread(move || store.commit_in_folder(staged)).await?;
         }
-        on_blocking_thread(move || store.commit_blocking(staged)).await
+        self.upload(&digests).await?;
+        Ok(digests)
     }
 
     /// As [`Self::commit`], from ordinary synchronous code.
@@ -175,7 +180,16 @@ impl BlobStore {
     /// # Errors
     /// As [`Self::commit`].
     pub fn commit_blocking(&self, staged: Vec<Staged>) -> Result<Vec<Digest>, StoreError> {
-        let digests = staged.iter().map(|staged| staged.digest).collect();
+        let digests: Vec<Digest> = staged.iter().map(|staged| staged.digest).collect();
+        self.commit_in_folder(staged)?;
+        if self.bucket.is_some() {
+            let (store, digests) = (self.clone(), digests.clone());
+            wait(async move { store.upload(&digests).await })?;
+        }
+        Ok(digests)
+    }
+
+    pub(crate) fn commit_in_folder(&self, staged: Vec<Staged>) -> Result<(), StoreError> {
         let mut files: Vec<StagedFile> = vec![];
         for staged in staged {
             match staged.kept {
@@ -184,10 +198,7 @@ impl BlobStore {
                 Kept::InSlot(slot) => slot.commit()?,
             }
         }
-        if !files.is_empty() {
-            self.objects.commits().commit(&files)?;
-        }
-        Ok(digests)
+        if files.is_empty() { Ok(()) } else { self.objects.commits().commit(&files) }
     }
 
     /// Where blobs are no files.
@@ -226,6 +237,7 @@ impl BlobStore {
     /// # Errors
     /// As [`Self::get`], but for [`StoreError::Damaged`].
     pub async fn get_unverified(&self, digest: Digest) -> Result<Bytes, StoreError> {
+        self.fetch(digest).await?;
         let read = if self.is_in_files() {
             let store = self.clone();
             on_blocking_thread(move || store.open_blob(digest)?.map(|blob| folder::read(&blob)).transpose()).await?
@@ -258,7 +270,17 @@ impl BlobStore {
         if self.objects.folder().is_some() {
             return self.missing(&[digest]).await.map(|missing| missing.is_empty());
         }
-        Ok(self.objects.size(&object_path(digest)).await?.is_some())
+        self.is_object(digest).await
+    }
+
+    /// Asks the bucket, where there is one; otherwise the store, which is no folder.
+    async fn is_object(&self, digest: Digest) -> Result<bool, StoreError> {
+        let objects = self.bucket.as_ref().map_or(&self.objects, |bucket| bucket.objects());
+        let is_there = objects.size(&object_path(digest)).await?.is_some();
+        if let Some(bucket) = self.bucket.as_ref().filter(|_| is_there) {
+            bucket.know(&[digest]);
+        }
+        Ok(is_there)
     }
 
     /// Those of `digests` that are not stored, each once, in the order given.
@@ -268,7 +290,9 @@ impl BlobStore {
     pub async fn missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
         let mut seen = HashSet::new();
         let mut asked: Vec<Digest> = digests.iter().copied().filter(|digest| seen.insert(*digest)).collect();
-        if self.objects.folder().is_some() {
+        if let Some(bucket) = &self.bucket {
+            asked = bucket.unknown(&asked);
+        } else if self.objects.folder().is_some() {
             let store = self.clone();
             let look = move || {
                 asked.retain(|digest| !store.holds(*digest));
@@ -280,7 +304,7 @@ impl BlobStore {
         }
         let ask = |digest| {
             let store = self.clone();
-            async move { Ok::<_, StoreError>((!store.has(digest).await?).then_some(digest)) }
+            async move { Ok::<_, StoreError>((!store.is_object(digest).await?).then_some(digest)) }
         };
         let answers: Vec<Option<Digest>> =
             stream::iter(asked.into_iter().map(ask)).buffered(NUM_PARALLEL).try_collect().await?;
@@ -313,7 +337,8 @@ impl BlobStore {
     /// # Errors
     /// The store's failure.
     pub async fn digests(&self, first: u8) -> Result<Vec<Digest>, StoreError> {
-        let names = self.objects.names_in(&format!("{first:02x}")).await?;
+        let objects = self.bucket.as_ref().map_or(&self.objects, |bucket| bucket.objects());
+        let names = objects.names_in(&format!("{first:02x}")).await?;
         // What is no digest is a file that is still being written, or somebody else's.
         let mut digests: Vec<Digest> = names.iter().filter_map(|name| name.parse().ok()).collect();
         digests.sort_unstable();
@@ -335,7 +360,7 @@ impl BlobStore {
     /// What messages call the place where blobs are.
     #[must_use]
     pub fn place(&self) -> &str {
-        self.objects.place()
+        self.bucket.as_ref().map_or(&self.objects, |bucket| bucket.objects()).place()
     }
 
     /// Stores the canonical JSON form of `value`; its digest is the value's name.
@@ -389,6 +414,7 @@ impl BlobStore {
     /// As [`Self::chunk`], from ordinary synchronous code; where blobs are files, on the calling thread.
     pub(crate) fn chunk_blocking(&self, blob: &Blob, index: usize) -> Result<Bytes, StoreError> {
         let digest = blob.chunks[index];
+        self.fetch_blocking(digest)?;
         if !self.is_in_files() {
             let (store, blob) = (self.clone(), blob.clone());
             return wait(async move { store.chunk(&blob, index).await });
@@ -455,7 +481,7 @@ fn check(expected: Option<Digest>, content: &Bytes) -> Result<Digest, StoreError
 }
 
 /// The first two digits make a folder, so that none has more than a 256th of the blobs.
-fn object_path(digest: Digest) -> ObjectPath {
+pub(crate) fn object_path(digest: Digest) -> ObjectPath {
     let name = digest.to_string();
     ObjectPath::from(format!("{}/{name}", &name[..2]))
 }

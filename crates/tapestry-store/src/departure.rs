@@ -35,6 +35,7 @@ impl BlobStore {
     /// # Errors
     /// As [`Self::get`], but for [`StoreError::Damaged`].
     pub async fn departure(&self, digest: Digest) -> Result<Departure, StoreError> {
+        self.fetch(digest).await?;
         if !self.is_in_files() {
             let content = self.get_unverified(digest).await?;
             return Ok(Departure { size_bytes: content.len() as u64, at: 0, source: Source::Memory(content) });

@@ -71,6 +71,14 @@ pub enum StoreError {
         /// Bytes that it has.
         found: u64,
     },
+    /// A store on another machine cannot be used as it is.
+    #[error("the store {place} cannot be used: {reason}")]
+    Unusable {
+        /// Which store.
+        place: String,
+        /// Why, and what to look at.
+        reason: String,
+    },
     /// No space is left.
     #[error(
         "no space is left on the disk for {object}. Free some space and run the same command again: nothing half-written \
@@ -191,7 +199,8 @@ impl StoreError {
             | Self::Backend { .. }
             | Self::Interrupted
             | Self::WrongContent { .. } => true,
-            Self::Damaged { .. }
+            Self::Unusable { .. }
+            | Self::Damaged { .. }
             | Self::Oversized { .. }
             | Self::TooLarge { .. }
             | Self::ChunkSize { .. }

@@ -109,9 +109,14 @@ impl Objects {
 
     /// Writes the object if there is none, as one atomic step; `false` where there is one already.
     pub(crate) async fn create(&self, path: &ObjectPath, content: Bytes) -> Result<bool, StoreError> {
-        let options = PutOptions::from(PutMode::Create);
+        let (options, again) = (PutOptions::from(PutMode::Create), content.clone());
         match self.store.put_opts(path, PutPayload::from(content), options).await {
             Ok(_) => Ok(true),
+            // The answer to the first attempt may have been lost on its way from a bucket, and the client has tried again. What is
+            // created here is signed, so that equal bytes are these.
+            Err(object_store::Error::AlreadyExists { .. }) if self.folder.is_none() => {
+                Ok(self.read(path, again.len() as u64).await.ok().flatten().is_some_and(|found| found == again))
+            }
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
             Err(error) => Err(StoreError::backend("write", self.describe(path), error)),
         }

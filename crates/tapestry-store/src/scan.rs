@@ -51,6 +51,7 @@ impl WeightsReader {
     /// Where there is no such chunk.
     pub fn scan(&self, index: usize) -> Result<ChunkScan<'_>, StoreError> {
         let (digest, size) = (self.manifest().data.chunks[index], self.manifest().data.chunk_size(index));
+        self.store().fetch_blocking(digest)?;
         let source = if self.store().is_in_files() {
             let blob = open_chunk(self.store(), index, digest, size)?;
             will_read(&blob.file, blob.start, size);

@@ -94,6 +94,7 @@ impl WeightsReader {
             let (index, offset) = position(at);
             let (now, later) = buffer.split_at_mut(buffer.len().min(CHUNK_LEN - offset));
             let (digest, size) = (self.manifest.data.chunks[index], self.manifest.data.chunk_size(index));
+            self.store.fetch_blocking(digest)?;
             if self.store.is_in_files() {
                 self.verified.read(&self.store, index, digest, size, offset as u64, now)?;
             } else {

@@ -60,6 +60,8 @@ pub(crate) struct Loop {
     traffic: std::sync::OnceLock<Arc<Traffic>>,
     /// What is refused, once the server listens.
     refusals: std::sync::OnceLock<Arc<Refusals>>,
+    /// Where log and blobs are.
+    place: Place,
     /// The same log, for those who may have a copy of it.
     log: LogStore,
     /// Told when an entry could not be written because another has written it.
@@ -171,6 +173,7 @@ pub(crate) async fn run(home: &Home, options: &RunOptions, reporter: Reporter) -
         traffic: std::sync::OnceLock::new(),
         refusals: std::sync::OnceLock::new(),
         log: place.log_to_read().await?,
+        place: place.clone(),
         overtaken: tokio::sync::Notify::new(),
     });
     let allowed = Arc::clone(&shared);
@@ -275,10 +278,12 @@ impl Loop {
                 (refusal.into_iter().collect(), Some(error))
             }
         };
+        let mut has_ended = false;
         let phase = role.state().round().map(|round| &round.phase);
         for event in &events {
             self.observer.event(&self.reporter, event.name(), &about_coordinator(event, phase), describe(event));
             self.round_ended(role.state(), event);
+            has_ended |= matches!(event, CoordinatorEvent::Ended { .. });
         }
         if !events.is_empty() {
             self.book_traffic();
@@ -290,6 +295,9 @@ impl Loop {
         self.version.send_replace(version);
         if recorded.as_ref().is_err_and(holding::is_overtaken) {
             self.overtaken.notify_one();
+        }
+        if has_ended {
+            self.make_room();
         }
         recorded.map_err(NotTaken::Failed)?;
         refused.map_or(Ok(()), |error| Err(NotTaken::Refused(error)))
@@ -356,6 +364,16 @@ impl Loop {
         if let Some(traffic) = self.traffic.get() {
             self.costs.book_traffic(current_round(&self.state()), traffic, |key| self.member_of(key));
         }
+    }
+
+    /// Copies of what is in a bucket are not kept for ever. That they are is no failure of the round.
+    fn make_room(&self) {
+        let (place, blobs, reporter) = (self.place.clone(), self.blobs.clone(), self.reporter.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = place.trim_copies(&blobs) {
+                reporter.say(format!("copies of what is in the bucket could not be removed: {error:#}"));
+            }
+        });
     }
 
     /// A round's end closes its trace.

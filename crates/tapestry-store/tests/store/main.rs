@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod blobs;
+mod bucket;
 mod crash;
 mod faulty;
 mod logs;
