@@ -4,12 +4,16 @@
 //! conditionally wait for one another, so that they are. It runs on a thread of its own until it is dropped, and keeps its
 //! objects as files in a folder: what a test damages there is damaged.
 
+use async_trait::async_trait;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
+use s3s::access::S3Access;
 use s3s::auth::SimpleAuth;
+use s3s::dto::PutObjectInput;
 use s3s::service::S3ServiceBuilder;
+use s3s::{S3Request, S3Result};
 use s3s_fs::FileSystem;
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +27,19 @@ use tokio::sync::Mutex;
 pub const ACCESS_KEY: &str = "test-access-key";
 /// Its secret.
 pub const SECRET_KEY: &str = "test-secret-key";
+
+/// Forgets conditions when it is told to, as a server does that does not know them.
+struct Careless(Arc<AtomicBool>);
+
+#[async_trait]
+impl S3Access for Careless {
+    async fn put_object(&self, request: &mut S3Request<PutObjectInput>) -> S3Result<()> {
+        if self.0.load(Ordering::Relaxed) {
+            request.input.if_none_match = None;
+        }
+        Ok(())
+    }
+}
 
 /// A running server; dropped, it stops.
 #[derive(Debug)]
@@ -52,20 +69,18 @@ impl BucketServer {
         let files = FileSystem::new(root).map_err(|error| io::Error::other(format!("{error:?}")))?;
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let ignores_conditions = Arc::<AtomicBool>::default();
+        builder.set_access(Careless(Arc::clone(&ignores_conditions)));
         let service = builder.build();
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let (num_requests, ignores_conditions) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
-        let (counted, ignores) = (Arc::clone(&num_requests), Arc::clone(&ignores_conditions));
+        let num_requests = Arc::<AtomicU64>::default();
+        let counted = Arc::clone(&num_requests);
         let one_at_a_time = Arc::new(Mutex::new(()));
-        let answer = move |mut request: Request<Incoming>| {
+        let answer = move |request: Request<Incoming>| {
             counted.fetch_add(1, Ordering::Relaxed);
             let (service, one_at_a_time) = (service.clone(), Arc::clone(&one_at_a_time));
-            if ignores.load(Ordering::Relaxed) {
-                // As a server does that does not know the header. It is not among those that the client has signed.
-                request.headers_mut().remove("if-none-match");
-            }
             async move {
                 let is_conditional = request.headers().contains_key("if-none-match");
                 let _turn = if is_conditional { Some(one_at_a_time.lock().await) } else { None };

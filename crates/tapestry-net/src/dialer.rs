@@ -31,7 +31,7 @@ use tapestry_core::{Digest, PublicKey, SecretKey};
 use tapestry_store::{BlobStore, StoreError};
 use tokio::net::TcpStream;
 
-/// A connection must be made within this time.
+/// Another attempt is made where the other machine does not answer at all for so long; what follows has the idle timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// A request during which nothing moves for so long is given up; one that moves never is.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -498,7 +498,9 @@ impl Dialer {
         let (number, server) = self.shared.servers.current();
         let activity = Activity::new(Arc::clone(&self.shared.totals));
         let connecting = async {
-            let stream = TcpStream::connect(&server.address).await.map_err(|error| self.unreachable(error))?;
+            let late = |_| self.unreachable(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()));
+            let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&server.address)).await;
+            let stream = stream.map_err(late)?.map_err(|error| self.unreachable(error))?;
             let _ = stream.set_nodelay(true);
             let stream = Watched::new(stream, Arc::clone(&activity), None, self.shared.throttle.clone());
             // The name is not used: the key is the identity.
@@ -514,9 +516,7 @@ impl Dialer {
             });
             Ok::<_, NetError>((sender, Driver::of(&driving)))
         };
-        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
-        let late = |_| self.unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()));
-        match connected.map_err(late).flatten() {
+        match self.while_moving(&activity, connecting).await {
             Ok((sender, driver)) => {
                 Ok(Connection { sender, _driver: driver, server: number, address: server, activity })
             }

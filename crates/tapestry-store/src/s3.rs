@@ -157,17 +157,19 @@ impl S3Settings {
     }
 }
 
-/// What an operator looks at first.
+/// What an operator looks at first. Some of the client's errors say it in words only.
 fn advice(error: &object_store::Error) -> String {
     let told = error.to_string();
-    let hint = match error {
-        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-            "the server does not accept the access key, or does not let it write there; look at the two AWS_... variables, at the \
-             bucket's policy, and at this machine's clock"
-        }
-        object_store::Error::NotFound { .. } => "there is no such bucket at that endpoint",
-        _ if told.contains("NoSuchBucket") => "there is no such bucket at that endpoint",
-        _ => "look at the endpoint, and whether it can be reached from here",
+    let says = |words: &[&str]| words.iter().any(|word| told.contains(word));
+    let hint = if says(&["403 Forbidden", "401 Unauthorized"])
+        || matches!(error, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. })
+    {
+        "the server does not accept the access key, or does not let it do that there; look at the two AWS_... variables, at the \
+         bucket's policy, and at this machine's clock"
+    } else if says(&["NoSuchBucket"]) || matches!(error, object_store::Error::NotFound { .. }) {
+        "there is no such bucket at that endpoint"
+    } else {
+        "look at the endpoint, and whether it can be reached from here"
     };
     format!("{hint}. It said: {told}")
 }

@@ -28,7 +28,7 @@ use tapestry_round::node::{
 use tapestry_round::{Blame, News, RoundError, RoundResult};
 use tapestry_store::BlobStore;
 
-/// How long one request for news waits.
+/// How long one request for news waits, where the idle timeout is not shorter.
 const NEWS_WAIT: Duration = Duration::from_secs(30);
 /// How long to wait before asking again for something that was refused for now.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -118,7 +118,8 @@ impl Driver {
                 return Ok(());
             }
             match state.pending().into_iter().next() {
-                None => self.take_news(NEWS_WAIT).await?,
+                // Nothing moves while it waits, so it waits for less than would be given up.
+                None => self.take_news(NEWS_WAIT.min(self.settings.transfer.idle_timeout() / 2)).await?,
                 Some(effect) => match self.observed(effect.clone()).await? {
                     Done::Input(input) => {
                         // What was trained is not sent against the word that was given meanwhile.

@@ -144,7 +144,7 @@ impl NodeSettings {
         for standby in &self.standbys {
             dialer.add_server(&standby.address, standby.key).context("in node.toml, standbys")?;
         }
-        Ok(Some(dialer))
+        Ok(Some(dialer.with_idle_timeout(self.transfer.idle_timeout())))
     }
 
     /// A path of the settings as seen from anywhere.

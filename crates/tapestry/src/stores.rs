@@ -34,8 +34,6 @@ pub(crate) struct StoreSettings {
 
 /// How much is kept of what is in a bucket, where nothing is said.
 const MAX_COPIES_BYTES: u64 = 100_000_000_000;
-/// When a bucket's server is given up that says nothing, where nothing is said.
-const IDLE: Duration = Duration::from_secs(90);
 
 /// The place of a role's log and blobs.
 #[derive(Debug, Clone)]
@@ -56,7 +54,7 @@ impl Place {
     /// Of the role in `home`.
     pub(crate) fn of(home: &Home) -> Result<Self> {
         let settings = CoordinatorSettings::read(home)?;
-        let idle = settings.transfer.idle_timeout_seconds.map_or(IDLE, Duration::from_secs);
+        let idle = settings.transfer.idle_timeout();
         Self::new(home.dir(), settings.store, idle)
             .with_context(|| format!("in {}", home.path("coordinator.toml").display()))
     }
@@ -208,7 +206,7 @@ mod tests {
 
     fn place(toml: &str) -> Result<Place, String> {
         let settings: StoreSettings = toml::from_str(toml).map_err(|error| error.to_string())?;
-        Place::new(Path::new("/home"), settings, IDLE).map_err(|error| error.to_string())
+        Place::new(Path::new("/home"), settings, Duration::from_secs(90)).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -23,6 +23,9 @@ use tapestry_net::{
 use tapestry_store::{BlobStore, chunk_digests};
 use tokio::task::JoinSet;
 
+/// The idle timeout, where nothing is said.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+
 /// The table `[transfer]` of a node's `node.toml` and of a coordinator's `coordinator.toml`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -85,6 +88,11 @@ impl TransferSettings {
         Ok(())
     }
 
+    /// After how long a connection is given up on which nothing moves.
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.idle_timeout_seconds.map_or(IDLE_TIMEOUT, Duration::from_secs)
+    }
+
     /// What they mean for a server.
     pub(crate) fn server_limits(&self) -> ServerLimits {
         let limits = ServerLimits { max_bytes_per_second: self.max_bytes_per_second, ..ServerLimits::default() };
@@ -104,10 +112,7 @@ impl TransferSettings {
     }
 
     fn dialer(&self, dialer: &Dialer) -> Dialer {
-        let dialer = match self.idle_timeout_seconds {
-            Some(seconds) => dialer.with_idle_timeout(Duration::from_secs(seconds)),
-            None => dialer.clone(),
-        };
+        let dialer = dialer.with_idle_timeout(self.idle_timeout());
         self.max_bytes_per_second.map_or(dialer.clone(), |rate| dialer.with_max_bytes_per_second(rate))
     }
 }

@@ -142,6 +142,8 @@ fn leaves_and_comes_back(consortium: &Consortium) {
     };
     let status = "tapestry status --json --home france-node";
     consortium.workshop.wait_for("iran says what it does", || is_training(consortium.workshop.shell(status)));
+    // Whoever watches looks once a second.
+    std::thread::sleep(Duration::from_secs(3));
     consortium.open_gate("iran", "round-2");
     consortium.wait_for_log("round 2: iran declines: the weights of this round stay private: elections");
     consortium.wait_for_log("round 2: Shared Base");
