@@ -11,9 +11,9 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use s3s::access::S3Access;
 use s3s::auth::SimpleAuth;
-use s3s::dto::PutObjectInput;
+use s3s::dto::{DeleteObjectInput, DeleteObjectsInput, PutObjectInput};
 use s3s::service::S3ServiceBuilder;
-use s3s::{S3Request, S3Result};
+use s3s::{S3Request, S3Result, s3_error};
 use s3s_fs::FileSystem;
 use std::io;
 use std::net::SocketAddr;
@@ -28,16 +28,41 @@ pub const ACCESS_KEY: &str = "test-access-key";
 /// Its secret.
 pub const SECRET_KEY: &str = "test-secret-key";
 
-/// Forgets conditions when it is told to, as a server does that does not know them.
-struct Careless(Arc<AtomicBool>);
+/// What the server was told to do.
+#[derive(Debug, Default)]
+struct Orders {
+    /// Forget conditions, as a server does that does not know them.
+    ignore_conditions: AtomicBool,
+    /// Let nobody delete anything.
+    keep_everything: AtomicBool,
+    /// So many creations are done and never answered.
+    num_silent_creations: AtomicU64,
+}
+
+impl Orders {
+    fn check_deletion(&self) -> S3Result<()> {
+        let is_kept = self.keep_everything.load(Ordering::Relaxed);
+        if is_kept { Err(s3_error!(AccessDenied, "nothing is deleted here")) } else { Ok(()) }
+    }
+}
+
+struct Access(Arc<Orders>);
 
 #[async_trait]
-impl S3Access for Careless {
+impl S3Access for Access {
     async fn put_object(&self, request: &mut S3Request<PutObjectInput>) -> S3Result<()> {
-        if self.0.load(Ordering::Relaxed) {
+        if self.0.ignore_conditions.load(Ordering::Relaxed) {
             request.input.if_none_match = None;
         }
         Ok(())
+    }
+
+    async fn delete_object(&self, _: &mut S3Request<DeleteObjectInput>) -> S3Result<()> {
+        self.0.check_deletion()
+    }
+
+    async fn delete_objects(&self, _: &mut S3Request<DeleteObjectsInput>) -> S3Result<()> {
+        self.0.check_deletion()
     }
 }
 
@@ -46,7 +71,7 @@ impl S3Access for Careless {
 pub struct BucketServer {
     address: SocketAddr,
     num_requests: Arc<AtomicU64>,
-    ignores_conditions: Arc<AtomicBool>,
+    orders: Arc<Orders>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -69,8 +94,8 @@ impl BucketServer {
         let files = FileSystem::new(root).map_err(|error| io::Error::other(format!("{error:?}")))?;
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
-        let ignores_conditions = Arc::<AtomicBool>::default();
-        builder.set_access(Careless(Arc::clone(&ignores_conditions)));
+        let orders = Arc::<Orders>::default();
+        builder.set_access(Access(Arc::clone(&orders)));
         let service = builder.build();
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
@@ -78,13 +103,21 @@ impl BucketServer {
         let num_requests = Arc::<AtomicU64>::default();
         let counted = Arc::clone(&num_requests);
         let one_at_a_time = Arc::new(Mutex::new(()));
+        let obeyed = Arc::clone(&orders);
         let answer = move |request: Request<Incoming>| {
             counted.fetch_add(1, Ordering::Relaxed);
-            let (service, one_at_a_time) = (service.clone(), Arc::clone(&one_at_a_time));
+            let (service, one_at_a_time, obeyed) = (service.clone(), Arc::clone(&one_at_a_time), Arc::clone(&obeyed));
             async move {
                 let is_conditional = request.headers().contains_key("if-none-match");
-                let _turn = if is_conditional { Some(one_at_a_time.lock().await) } else { None };
-                Service::call(&service, request).await
+                let turn = if is_conditional { Some(one_at_a_time.lock().await) } else { None };
+                let answer = Service::call(&service, request).await;
+                drop(turn);
+                let silent = &obeyed.num_silent_creations;
+                let one_less = |num: u64| num.checked_sub(1);
+                if is_conditional && silent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
+                    std::future::pending::<()>().await;
+                }
+                answer
             }
         };
         runtime.spawn(async move {
@@ -99,7 +132,7 @@ impl BucketServer {
             }
             Ok::<_, io::Error>(())
         });
-        Ok(Self { address, num_requests, ignores_conditions, runtime: Some(runtime) })
+        Ok(Self { address, num_requests, orders, runtime: Some(runtime) })
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -116,6 +149,16 @@ impl BucketServer {
 
     /// From now on it lets anybody write anything, as old servers do that ignore `If-None-Match`.
     pub fn ignore_conditions(&self) {
-        self.ignores_conditions.store(true, Ordering::Relaxed);
+        self.orders.ignore_conditions.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on nobody may delete anything.
+    pub fn keep_everything(&self) {
+        self.orders.keep_everything.store(true, Ordering::Relaxed);
+    }
+
+    /// The next `num` objects that are created conditionally are created, and whoever created them is never told.
+    pub fn lose_answers(&self, num: u64) {
+        self.orders.num_silent_creations.store(num, Ordering::Relaxed);
     }
 }

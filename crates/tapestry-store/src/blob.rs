@@ -223,7 +223,7 @@ impl BlobStore {
         if self.objects.folder().is_some() { on_blocking_thread(check).await } else { check() }
     }
 
-    fn check_read(&self, digest: Digest, content: Bytes) -> Result<Bytes, StoreError> {
+    pub(crate) fn check_read(&self, digest: Digest, content: Bytes) -> Result<Bytes, StoreError> {
         let found = Digest::of(&content);
         if found != digest {
             let (size_bytes, object) = (content.len() as u64, self.objects.describe(&object_path(digest)));

@@ -91,7 +91,12 @@ impl BlobStore {
             let _way = bucket.ways.acquire().await.map_err(|_| StoreError::Interrupted)?;
             let missing = || StoreError::Missing { digest, place: self.place().to_owned() };
             let store = self.clone();
-            let read = move || store.open_blob(digest)?.map(|blob| folder::read(&blob)).transpose();
+            let read = move || {
+                let Some(blob) = store.open_blob(digest)? else { return Ok(None) };
+                let content = folder::read(&blob)?;
+                // What is in the bucket is confirmed, and believed to be whole without being read again.
+                store.check_read(digest, content).map(Some)
+            };
             let content: Option<Bytes> = on_blocking_thread(read).await?;
             bucket.objects.put(&crate::blob::object_path(digest), content.ok_or_else(missing)?).await?;
             bucket.know(&[digest]);

@@ -14,6 +14,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// How often an object is created in a bucket before it is given up; the client repeats what the bucket refused for a time, too.
+const NUM_ATTEMPTS: u32 = 3;
+
 /// Where objects are kept, and what to call the place in a message.
 #[derive(Debug, Clone)]
 pub(crate) struct Objects {
@@ -107,18 +110,44 @@ impl Objects {
         written.map(drop).map_err(|e| StoreError::backend("write", self.describe(path), e))
     }
 
-    /// Writes the object if there is none, as one atomic step; `false` where there is one already.
+    /// Writes the object if there is none, as one atomic step; `false` where there is another one already.
+    ///
+    /// What is created here is signed, so that equal bytes in a bucket are these: an earlier attempt wrote them, and its answer was
+    /// lost.
     pub(crate) async fn create(&self, path: &ObjectPath, content: Bytes) -> Result<bool, StoreError> {
-        let (options, again) = (PutOptions::from(PutMode::Create), content.clone());
-        match self.store.put_opts(path, PutPayload::from(content), options).await {
-            Ok(_) => Ok(true),
-            // The answer to the first attempt may have been lost on its way from a bucket, and the client has tried again. What is
-            // created here is signed, so that equal bytes are these.
-            Err(object_store::Error::AlreadyExists { .. }) if self.folder.is_none() => {
-                Ok(self.read(path, again.len() as u64).await.ok().flatten().is_some_and(|found| found == again))
+        let attempt = async || {
+            let options = PutOptions::from(PutMode::Create);
+            self.store.put_opts(path, PutPayload::from(content.clone()), options).await
+        };
+        let failed = |error| StoreError::backend("write", self.describe(path), error);
+        if self.folder.is_some() {
+            return match attempt().await {
+                Ok(_) => Ok(true),
+                Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+                Err(error) => Err(failed(error)),
+            };
+        }
+        let mut num_attempts = 0;
+        loop {
+            num_attempts += 1;
+            let error = match attempt().await {
+                Ok(_) => return Ok(true),
+                Err(error @ object_store::Error::AlreadyExists { .. }) => {
+                    match self.read(path, content.len() as u64).await {
+                        Ok(Some(found)) => return Ok(found == content),
+                        Err(StoreError::Oversized { .. }) => return Ok(false),
+                        // A bucket may say so, too, when it is busy with another writer whose attempt then fails.
+                        Ok(None) => error,
+                        Err(error) => return Err(error),
+                    }
+                }
+                Err(error) => error,
+            };
+            // Whether it was written is not known: the client does not repeat a creation whose answer did not come. Here it can be
+            // repeated, and whoever did not would find its own entry in the place of the next.
+            if num_attempts == NUM_ATTEMPTS {
+                return Err(failed(error));
             }
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
-            Err(error) => Err(StoreError::backend("write", self.describe(path), error)),
         }
     }
 

@@ -104,6 +104,10 @@ impl S3Settings {
     }
 
     fn check_endpoint(&self, endpoint: &str) -> Result<(), StoreError> {
+        // `http://127.0.0.1:80@elsewhere` is elsewhere; and a password would be in every message.
+        if endpoint.contains('@') {
+            return Err(self.unusable_server("an endpoint names no user; credentials are in the environment".into()));
+        }
         if endpoint.starts_with("https://") {
             return Ok(());
         }
@@ -127,7 +131,9 @@ impl S3Settings {
     /// Tries what a log depends on.
     async fn probe(&self, store: &dyn ObjectStore) -> Result<(), StoreError> {
         let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        let path = ObjectPath::from(format!("probe-{}-{nanos}", std::process::id()));
+        // A log takes a name with a leading dot for nobody's entry: another process may look there meanwhile, and the probe stays
+        // where this one is killed or the key may not delete.
+        let path = ObjectPath::from(format!(".probe-{}-{nanos}", std::process::id()));
         let create = async || {
             let content = PutPayload::from(Bytes::from(nanos.to_string()));
             store.put_opts(&path, content, PutOptions::from(PutMode::Create)).await
@@ -150,6 +156,11 @@ impl S3Settings {
                     .into(),
             )),
         }
+    }
+
+    /// As [`Self::unusable`], without the endpoint.
+    fn unusable_server(&self, reason: String) -> StoreError {
+        StoreError::Unusable { place: format!("s3://{}/{}", self.bucket, self.prefix), reason }
     }
 
     fn unusable(&self, reason: String) -> StoreError {
@@ -192,11 +203,19 @@ mod tests {
         for here in ["http://127.0.0.1:9000", "http://localhost:9000", "http://[::1]:9000", "https://s3.example.org"] {
             assert!(check(here, false), "{here}");
         }
-        for there in
-            ["http://s3.example.org", "http://127.evil.example", "s3.example.org", "ftp://a", "http://10.0.0.1:9000/x"]
-        {
+        for there in [
+            "http://s3.example.org",
+            "http://127.evil.example",
+            "s3.example.org",
+            "ftp://a",
+            "http://10.0.0.1:9000/x",
+            "http://127.0.0.1:9000@evil.example",
+        ] {
             assert!(!check(there, false), "{there}");
         }
         assert!(check("http://s3.example.org", true));
+        let named = "https://user:password@s3.example.org";
+        let error = settings(named, true).check_endpoint(named).expect_err("a user").to_string();
+        assert!(!error.contains("password") && error.contains("environment"), "{error}");
     }
 }

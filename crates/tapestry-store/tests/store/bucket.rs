@@ -1,5 +1,6 @@
 //! Blobs and logs in a bucket of a real S3-compatible server.
 
+use crate::blobs::files_in;
 use bytes::Bytes;
 use std::path::Path;
 use std::time::Duration;
@@ -149,6 +150,50 @@ async fn an_entry_whose_confirmation_was_lost_is_known_as_ones_own() {
         pulse.beat(Bytes::from(sign)).await.unwrap();
         assert_eq!(pulse.last().await.unwrap(), Some(Bytes::from(sign)));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_is_never_answered_is_not_told_that_another_was_faster() {
+    let (_root, server, settings) = bucket();
+    let settings = S3Settings { idle: Duration::from_millis(500), ..settings };
+    let log = LogStore::on(settings.open(credentials()).await.unwrap(), &settings.place());
+    let key = SecretKey::from_seed(&[1; 32].into());
+    let mut writer = RoleLog::<u32>::open_on(log, key).await.unwrap().0;
+    for (number, num_lost) in [(1, 1), (2, 2), (3, 0)] {
+        server.lose_answers(num_lost);
+        writer.append(Timestamp::from_ms(number), 7).await.unwrap();
+    }
+    assert_eq!(writer.chain().num_entries(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_may_not_delete_is_enough() {
+    let (root, server, settings) = bucket();
+    server.keep_everything();
+    let open = async || LogStore::on(settings.open(credentials()).await.unwrap(), &settings.place());
+    let log = open().await;
+    log.append(1, Bytes::from("an entry")).await.unwrap();
+    assert_eq!(open().await.num_entries().await.unwrap(), 1);
+    let left = std::fs::read_dir(root.path().join("consortium/here")).unwrap().count();
+    assert_eq!(left, 3, "the entry and two probes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_disk_damaged_on_its_way_is_not_confirmed() {
+    let (_root, _server, settings) = bucket();
+    let copies = tempfile::tempdir().unwrap();
+    let store = blobs(copies.path(), &settings).await;
+    let digest = Digest::of(&chunk(3));
+    let staged = store.stage(digest, chunk(3)).await.unwrap();
+    let [partial] = &files_in(copies.path())[..] else { panic!("one file") };
+    let mut content = std::fs::read(partial).unwrap();
+    content[77] ^= 1;
+    std::fs::write(partial, content).unwrap();
+    let committed = store.commit(vec![staged]).await;
+    assert!(matches!(committed, Err(StoreError::Damaged { .. })), "{committed:?}");
+    assert_eq!(store.missing(&[digest]).await.unwrap(), [digest]);
+    store.put(chunk(3)).await.unwrap();
+    assert!(store.missing(&[digest]).await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
