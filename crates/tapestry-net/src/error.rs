@@ -52,7 +52,8 @@ pub enum NetError {
     },
     /// Whoever answers there is no Tapestry server of this version. Not worth trying again.
     #[error(
-        "{address} does not speak TLS 1.3 with raw Ed25519 keys, so it is another program: {reason}. Check the address"
+        "{address} does not speak TLS 1.3 with raw Ed25519 keys and X25519MLKEM768, so it is another program or an older \
+         Tapestry: {reason}. Check the address, and that both sides run the same version"
     )]
     WrongProtocol {
         /// The address.

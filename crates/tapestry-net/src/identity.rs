@@ -1,4 +1,4 @@
-//! Keys as TLS identities (RFC 7250 raw public keys, TLS 1.3 only).
+//! Keys as TLS identities (RFC 7250 raw public keys, TLS 1.3 and X25519MLKEM768 only).
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
@@ -37,9 +37,10 @@ fn algorithms() -> WebPkiSupportedAlgorithms {
     rustls::crypto::ring::default_provider().signature_verification_algorithms
 }
 
-/// With AES-128 first: it is as strong as the keys of both sides, and weights are many bytes.
+/// With AES-128 first: it is as strong as the keys of both sides, a quantum computer does not undo it (SECURITY.md), and weights are
+/// many bytes.
 fn provider() -> CryptoProvider {
-    let mut provider = rustls::crypto::ring::default_provider();
+    let mut provider = tapestry_tls::between_members();
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
     provider
 }
@@ -190,4 +191,36 @@ pub(crate) fn client_config(key: &SecretKey, expected: PublicKey) -> Result<Clie
     config.enable_sni = false;
     config.alpn_protocols = vec![HTTP_1_1.to_vec()];
     Ok(config)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use super::*;
+    use rustls::{ClientConnection, NamedGroup, ServerConnection};
+    use zeroize::Zeroizing;
+
+    #[test]
+    fn both_ends_agree_on_their_keys_by_the_hybrid() {
+        let [member, server] = [1, 2].map(|n| SecretKey::from_seed(&Zeroizing::new([n; 32])));
+        let client = client_config(&member, server.public()).unwrap();
+        let server = server_config(&server, Arc::new(|_: &PublicKey| true)).unwrap();
+        let name = ServerName::try_from("tapestry.invalid").unwrap();
+        let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        let mut wire = vec![];
+        while client.is_handshaking() || server.is_handshaking() {
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            wire.clear();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            client.process_new_packets().unwrap();
+            wire.clear();
+        }
+        let client = client.negotiated_key_exchange_group().unwrap().name();
+        assert_eq!(client, NamedGroup::X25519MLKEM768);
+        assert_eq!(server.negotiated_key_exchange_group().unwrap().name(), client);
+    }
 }

@@ -15,6 +15,8 @@ pub enum Rule {
     Tls,
     /// It is TLS 1.3.
     TlsVersion,
+    /// Keys are agreed on so that a quantum computer of later does not find them.
+    KeyExchange,
     /// A key is shown.
     KeyShown,
     /// It is the asker's own.
@@ -45,9 +47,10 @@ pub enum Rule {
 
 impl Rule {
     /// All of them, in the order of a connection's life.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Tls,
         Self::TlsVersion,
+        Self::KeyExchange,
         Self::KeyShown,
         Self::KeyProved,
         Self::KeyListed,
@@ -69,6 +72,7 @@ impl Rule {
         match self {
             Self::Tls => "tls",
             Self::TlsVersion => "tls_version",
+            Self::KeyExchange => "key_exchange",
             Self::KeyShown => "key_shown",
             Self::KeyProved => "key_proved",
             Self::KeyListed => "key_listed",
@@ -90,6 +94,7 @@ impl Rule {
         match self {
             Self::Tls => "only TLS 1.3 with raw Ed25519 keys is spoken here",
             Self::TlsVersion => "no older TLS than 1.3 is spoken here",
+            Self::KeyExchange => "keys are agreed on by X25519MLKEM768; an older Tapestry has to be renewed",
             Self::KeyShown => "who connects shows a key",
             Self::KeyProved => "who shows a key proves that it is its own",
             Self::KeyListed => "the key is one that may connect: of the charter in force",
@@ -205,6 +210,7 @@ pub(crate) fn of_handshake(error: &std::io::Error) -> Option<Rule> {
             | Peer::Tls12NotOffered
             | Peer::Tls12NotOfferedOrEnabled,
         ) => Rule::TlsVersion,
+        Tls::PeerIncompatible(Peer::NoKxGroupsInCommon) => Rule::KeyExchange,
         _ => Rule::Tls,
     })
 }

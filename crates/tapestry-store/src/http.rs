@@ -39,7 +39,7 @@ struct Service {
 impl HttpConnector for Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
         let failed = |source| object_store::Error::Generic { store: "HTTP", source };
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(tapestry_tls::to_foreign_servers());
         let connector = HttpsConnectorBuilder::new()
             .with_provider_and_native_roots(provider)
             .map_err(|error| failed(format!("the system's certificates cannot be read: {error}").into()))?;

@@ -8,7 +8,7 @@ mod raw;
 
 use axum::Router;
 use common::{Process, Workshop, free_port};
-use raw::{Shown, raw_tls, tls12_hello};
+use raw::{Shown, raw_tls, raw_tls_by, tls12_hello};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -385,6 +385,10 @@ async fn each_attack_on_the_wire_is_in_the_log_and_a_round_is_done_beside_them()
         stream.write_all(hello).await.unwrap();
         stream.read_to_end(&mut vec![]).await.unwrap();
     }
+    // A member's own key, without the hybrid key exchange: an older version, or somebody in between who struck it out.
+    let older = rustls::crypto::ring::default_provider();
+    let error = raw_tls_by(address, Shown::own(china()), older).await.unwrap_err();
+    assert!(error.to_string().contains("HandshakeFailure"), "{error}");
     let shown = [Shown(None), Shown(Some((china().public(), stranger()))), Shown::own(stranger())];
     for shown in shown {
         let mut answer = vec![];
@@ -429,6 +433,7 @@ async fn each_attack_on_the_wire_is_in_the_log_and_a_round_is_done_beside_them()
     let expected = [
         ("tls", "only TLS 1.3"),
         ("tls_version", "no older TLS"),
+        ("key_exchange", "X25519MLKEM768"),
         ("key_shown", "shows a key"),
         ("key_proved", "proves that it is its own"),
         ("key_listed", "of the charter in force"),

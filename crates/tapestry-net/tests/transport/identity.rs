@@ -1,9 +1,11 @@
 //! Who may talk to whom.
 
 use crate::fixture::{ANY_PORT, MEMBER, Running, SERVER, STRANGER, dialer, key, members_only};
-use crate::raw::{Shown, raw_tls, tls12_hello};
+use crate::raw::{Shown, certified, raw_tls, raw_tls_by, tls12_hello};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
+use rustls::NamedGroup;
+use rustls::crypto::CryptoProvider;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tapestry_core::PublicKey;
@@ -156,4 +158,52 @@ async fn a_port_in_use_is_named_with_what_to_do() {
     let message = again.err().unwrap().to_string();
     assert!(message.contains(&server.address.to_string()) && message.contains("If the port is in use"), "{message}");
     server.stop().await;
+}
+
+/// Whether the handshake with these groups completes, and what is served afterwards.
+async fn answer_by(server: &Running, provider: CryptoProvider) -> std::io::Result<(Option<NamedGroup>, String)> {
+    let mut stream = raw_tls_by(server.address, Shown::honest(MEMBER), provider).await?;
+    let group = stream.get_ref().1.negotiated_key_exchange_group().map(|group| group.name());
+    let mut answer = vec![];
+    stream.write_all(REQUEST).await?;
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), stream.read_to_end(&mut answer)).await;
+    Ok((group, String::from_utf8(answer).unwrap()))
+}
+
+#[tokio::test]
+async fn no_connection_is_made_by_a_key_exchange_that_a_quantum_computer_undoes() {
+    let (router, reached) = who();
+    let server = Running::new(router).await;
+    // Whatever else a client offers: the hybrid is taken.
+    let (group, answer) = answer_by(&server, tapestry_tls::to_foreign_servers()).await.unwrap();
+    assert_eq!(group, Some(NamedGroup::X25519MLKEM768));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!((server.broken(), reached.load(Ordering::SeqCst)), (vec![], 1));
+    // An older version, or somebody in between who strikes the hybrid out: the server ends it.
+    let error = answer_by(&server, rustls::crypto::ring::default_provider()).await.unwrap_err();
+    assert!(error.to_string().contains("HandshakeFailure"), "{error}");
+    assert_eq!((server.broken(), reached.load(Ordering::SeqCst)), (vec![Rule::KeyExchange], 1));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_without_the_hybrid_is_told_nothing_and_the_message_says_what_to_do() {
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(certified(
+            &key(SERVER).public(),
+            &key(SERVER),
+        ))));
+    let listener = TcpListener::bind(ANY_PORT).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answering = tokio::spawn(async move {
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        acceptor.accept(listener.accept().await.unwrap().0).await.err().unwrap().to_string()
+    });
+    let error = dialer(address, MEMBER).get_json::<String>("/who").await.unwrap_err();
+    assert!(matches!(error, NetError::WrongProtocol { .. }) && !error.is_transient(), "{error:?}");
+    assert!(error.to_string().contains("an older Tapestry"), "{error}");
+    assert!(answering.await.unwrap().contains("NoKxGroupsInCommon"));
 }

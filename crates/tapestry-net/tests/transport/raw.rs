@@ -2,6 +2,7 @@
 
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
@@ -13,8 +14,16 @@ use tokio_rustls::client::TlsStream;
 
 /// A connection of TLS 1.3; with it, the server's refusal of a key comes with the first read.
 pub(crate) async fn raw_tls(server: SocketAddr, shown: Shown) -> std::io::Result<TlsStream<TcpStream>> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    raw_tls_by(server, shown, tapestry_tls::between_members()).await
+}
+
+/// The same with another choice of key exchanges.
+pub(crate) async fn raw_tls_by(
+    server: SocketAddr,
+    shown: Shown,
+    provider: CryptoProvider,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .dangerous()
@@ -36,13 +45,17 @@ impl Shown {
     }
 }
 
+/// A key as TLS takes it, with who signs for it.
+pub(crate) fn certified(shown: &PublicKey, signer: &SecretKey) -> Arc<CertifiedKey> {
+    let der = signer.to_pkcs8_der();
+    let signer = rustls::crypto::ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(der.as_slice())).unwrap();
+    Arc::new(CertifiedKey::new(vec![CertificateDer::from(shown.to_spki_der())], signer))
+}
+
 impl ResolvesClientCert for Shown {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         let (shown, signer) = self.0.as_ref()?;
-        let der = signer.to_pkcs8_der();
-        let signer = rustls::crypto::ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(der.as_slice())).unwrap();
-        let shown = CertificateDer::from(shown.to_spki_der());
-        Some(Arc::new(CertifiedKey::new(vec![shown], signer)))
+        Some(certified(shown, signer))
     }
 
     fn only_raw_public_keys(&self) -> bool {
