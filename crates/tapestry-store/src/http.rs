@@ -102,3 +102,37 @@ fn unreachable(error: hyper_util::client::legacy::Error) -> HttpError {
     let kind = if error.is_connect() { HttpErrorKind::Connect } else { HttpErrorKind::Request };
     HttpError::new(kind, error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+
+    /// Where a list of TLS begins that has this name and, after its two lengths, these first entries.
+    fn offers(hello: &[u8], extension: [u8; 2], first: &[u8]) -> bool {
+        hello.windows(6 + first.len()).any(|window| window[..2] == extension && window[6..] == *first)
+    }
+
+    #[tokio::test]
+    async fn a_bucket_is_offered_the_post_quantum_exchange_first_and_x25519_beside_it() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let url = format!("https://{}/", listener.local_addr().expect("it is bound"));
+        let hello = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("the client connects");
+            let mut head = [0; 5];
+            stream.read_exact(&mut head).expect("a record's head");
+            let mut hello = vec![0; usize::from(u16::from_be_bytes([head[3], head[4]]))];
+            stream.read_exact(&mut hello).expect("the record");
+            hello
+        });
+        let connector = Connector { idle: Duration::from_secs(10) };
+        let client = connector.connect(&ClientOptions::new()).expect("the system's certificates are there");
+        let request = hyper::Request::get(url).body(HttpRequestBody::empty()).expect("a request");
+        client.execute(request).await.expect_err("the server goes away");
+        let hello = hello.join().expect("it was read");
+        // Supported groups: X25519MLKEM768, then X25519. Key shares: 1216 bytes for the first, and the second follows.
+        assert!(offers(&hello, [0, 10], &[0x11, 0xec, 0, 29]), "{hello:?}");
+        assert!(offers(&hello, [0, 51], &[0x11, 0xec, 0x04, 0xc0]), "{hello:?}");
+        assert!(hello.windows(4).any(|window| window == [0, 29, 0, 32]), "{hello:?}");
+    }
+}
