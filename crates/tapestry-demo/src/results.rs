@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use tapestry_core::{Digest, MemberName, Timestamp};
+use tapestry_ledger::TreeHash;
 use tapestry_round::Outcome;
 
 /// The version of the file's shape. It changes when a field is renamed, removed or changes its meaning.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Own CPT gains below this many bits per byte are noise: no retention is computed over them.
 const SMALLEST_GAIN_BPB: f64 = 1e-6;
@@ -266,9 +267,9 @@ pub struct LogRecord {
     pub role: Role,
     /// How many entries it has.
     pub num_entries: u64,
-    /// The digest of its last entry; none where the log is empty or could not be read.
-    pub head: Option<Digest>,
-    /// What is wrong with it; none where every entry follows from the one before and is signed by its role.
+    /// The root of the Merkle tree of its entries; none where the log is empty or could not be read.
+    pub root: Option<TreeHash>,
+    /// What is wrong with it; none where its entries follow from each other and lead to the root that its writer signed.
     pub problem: Option<String>,
 }
 

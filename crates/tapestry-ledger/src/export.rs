@@ -7,7 +7,6 @@ use crate::chain::{Chain, ChainError, Outline};
 use crate::note::SignedCheckpoint;
 use crate::tile::{MAX_ENTRY_BYTES, TILE_HEIGHT, TILE_WIDTH, Tile, TileKind, root_of, unbundle};
 use crate::tree::TreeHash;
-use serde::Deserialize;
 use tapestry_core::{PublicKey, Timestamp};
 
 /// What is wrong with an export.

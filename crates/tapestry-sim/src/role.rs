@@ -85,7 +85,7 @@ pub(crate) struct Role<M: Machine> {
     key: SecretKey,
     /// None while its process is dead.
     state: Option<M>,
-    /// What can be seen of the log: its entries as bytes.
+    /// What can be seen of the log: its entries as bytes, each in a commit of its own.
     entries: Vec<Vec<u8>>,
     /// The same, as they were read and verified once, with the end of the chain after each.
     read: Vec<(Timestamp, M::Event, Chain)>,
@@ -224,17 +224,17 @@ impl<M: Machine> Role<M> {
     fn append(&mut self, now: Timestamp, event: M::Event) -> Result<(Timestamp, M::Event), Violation> {
         let mut chain = self.chain();
         let successors = self.state.as_ref().and_then(|state| state.successors(&event));
-        let entry = chain.seal_naming(now, event.clone(), successors, &self.key);
-        let entry = entry.map_err(|e| format!("an event has no canonical form: {e}: {event:?}"))?;
-        let bytes = serde_json::to_vec(&entry).map_err(|e| format!("an entry does not serialise: {e}"))?;
-        let read = chain.accept_bytes::<M::Event>(&bytes);
+        let bytes = chain.seal(now, vec![(event.clone(), successors)], &self.key);
+        let bytes = bytes.map_err(|e| format!("an event cannot be written: {e}: {event:?}"))?;
+        let read = chain.accept::<M::Event>(&bytes);
         let read = read.map_err(|e| format!("a written entry cannot be read: {e}: {event:?}"))?;
+        let [read] = read.entries.as_slice() else { return Err("one event gave other than one entry".into()) };
         if read.event != event {
             return Err(format!("an event does not survive its JSON form: {event:?}"));
         }
         self.entries.push(bytes);
         self.read.push((read.at, read.event.clone(), chain));
-        Ok((read.at, read.event))
+        Ok((read.at, read.event.clone()))
     }
 
     fn fold_further(&mut self) -> Result<(), Violation> {
@@ -295,8 +295,10 @@ impl<M: Machine> Role<M> {
     pub(crate) fn verify_log(&self) -> Result<(), Violation> {
         let (mut chain, mut state) = (Chain::new(self.founder), M::empty(self.founder));
         for bytes in &self.entries {
-            let entry = chain.accept_bytes::<M::Event>(bytes).map_err(|e| format!("the log does not verify: {e}"))?;
-            state.apply(&entry.event).map_err(|e| e.to_string())?;
+            let read = chain.accept::<M::Event>(bytes).map_err(|e| format!("the log does not verify: {e}"))?;
+            for entry in &read.entries {
+                state.apply(&entry.event).map_err(|e| e.to_string())?;
+            }
         }
         let is_same = self.num_folded != self.entries.len() || state == self.fold;
         if is_same { Ok(()) } else { Err("the log from its bytes is not the log that was acted on".into()) }

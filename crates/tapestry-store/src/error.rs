@@ -247,7 +247,7 @@ fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
 pub enum LogError {
     /// An entry is missing in the middle.
     #[error(
-        "the log in {place} has entry {next} but no entry {missing}: an entry was deleted. The log cannot be used; \
+        "the log in {place} goes on with entry {next}, and entry {missing} is missing: an entry was deleted. The log cannot be used; \
          restore the folder from a backup"
     )]
     Gap {
@@ -276,23 +276,24 @@ pub enum LogError {
         /// The number.
         seq: u64,
     },
-    /// An entry that would leave a gap: a mistake of the caller.
-    #[error("entry {seq} cannot be written to the log in {place}: the entry before it is not there")]
-    NotNext {
+    /// The log was written by an older version of this software.
+    #[error(
+        "the log in {place} is of an older form, one signed file an entry, and {num_left} of its entries are not in the present form yet. Keep a \
+         copy of it, then: tapestry log migrate --home HOME"
+    )]
+    OlderForm {
         /// The log.
         place: String,
-        /// The number.
-        seq: u64,
+        /// How many entries are to be taken over.
+        num_left: u64,
     },
-    /// An entry too long to ever be read back.
-    #[error("entry {seq} has {found} bytes, more than the {limit} of an entry")]
-    TooLong {
-        /// The number.
-        seq: u64,
-        /// Its size.
-        found: u64,
-        /// The bound.
-        limit: u64,
+    /// A log of an older form cannot be taken over.
+    #[error("the log in {place} cannot be taken over from its older form: {reason}")]
+    CannotMigrate {
+        /// The log.
+        place: String,
+        /// Why.
+        reason: String,
     },
     /// The entries do not follow from each other, or are not by the role's key.
     #[error("the log in {place} does not verify: {source}. Restore the folder from a backup")]

@@ -4,7 +4,7 @@
 //!   are lists of chunks, so transfer, resumption, deduplication and integrity are one mechanism.
 //! * [`WeightsReader`], [`WeightsWriter`]: weights in constant memory, for synchronous code; [`pieces`] cuts them for
 //!   arithmetic.
-//! * [`LogStore`], [`RoleLog`]: numbered entries, written once.
+//! * [`LogStore`], [`RoleLog`]: numbered entries in commits, each written once; [`ExportedLog`]: a log as files for others.
 //!
 //! Both stand on the `object_store` crate: a folder by default, memory in tests, a bucket when a disk is too small.
 //!
@@ -26,10 +26,13 @@ mod buffer;
 mod departure;
 mod disk;
 mod error;
+mod export;
 mod filling;
 mod folder;
 mod http;
+mod index;
 mod log;
+mod migration;
 mod models;
 mod objects;
 mod pack;
@@ -46,10 +49,13 @@ pub use blob::{BlobStore, Staged, chunk_digests};
 pub use buffer::{ChunkBuffer, PIECE_BYTES};
 pub use departure::Departure;
 pub use error::{LogError, StoreError};
+pub use export::{ExportFault, ExportedLog, write_export};
+pub use index::LogIndex;
 pub use log::LogStore;
+pub use migration::migrate;
 pub use object_store::ObjectStore;
 pub use pulse::Pulse;
-pub use role_log::{RoleLog, verify_log, verify_log_on};
+pub use role_log::{LogContent, RoleLog, read_log, verify_log, verify_log_on};
 pub use s3::{S3Credentials, S3Settings};
 pub use scan::ChunkScan;
 pub use weights::{Piece, WeightsReader, WeightsWriter, pieces};

@@ -1,14 +1,18 @@
-//! A role's log: events that are chained, signed and durable before anybody acts on them.
+//! A role's log: events that are in a Merkle tree, signed and durable before anybody acts on them.
 
-use crate::{LogError, LogStore};
+use crate::{LogError, LogIndex, LogStore};
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::path::Path;
-use tapestry_core::{PublicKey, SecretKey, Timestamp, to_canonical_json};
-use tapestry_ledger::{Chain, ChainError, Entry};
+use tapestry_core::{PublicKey, SecretKey, Timestamp};
+use tapestry_ledger::{Chain, Entry};
+
+/// Commits that are read at once.
+const NUM_READ_AHEAD: usize = 16;
 
 /// The log of one role, open for appending. `E` is what an entry records.
 #[derive(Debug)]
@@ -16,7 +20,19 @@ pub struct RoleLog<E> {
     store: LogStore,
     key: SecretKey,
     chain: Chain,
+    index: LogIndex,
     events: PhantomData<fn(E) -> E>,
+}
+
+/// A whole log that was read and checked.
+#[derive(Debug)]
+pub struct LogContent<E> {
+    /// Its end.
+    pub chain: Chain,
+    /// For proofs, and for its entries as they are stored.
+    pub index: LogIndex,
+    /// Its entries.
+    pub entries: Vec<Entry<E>>,
 }
 
 impl<E: Serialize + DeserializeOwned> RoleLog<E> {
@@ -56,18 +72,18 @@ impl<E: Serialize + DeserializeOwned> RoleLog<E> {
         key: SecretKey,
         founder: PublicKey,
     ) -> Result<(Self, Vec<Entry<E>>), LogError> {
-        let (chain, entries) = verify_log_on(&store, founder).await?;
-        Ok((Self { store, key, chain, events: PhantomData }, entries))
+        let LogContent { chain, index, entries } = read_log(&store, founder).await?;
+        Ok((Self { store, key, chain, index, events: PhantomData }, entries))
     }
 
     /// Reads and checks what others have written since.
     ///
     /// # Errors
-    /// As [`Self::open`]; the log stands at the last entry that was read.
+    /// As [`Self::open`]; the log stands at the last commit that was read.
     pub async fn follow(&mut self) -> Result<Vec<Entry<E>>, LogError> {
         let mut entries = vec![];
         while let Some(content) = self.store.read(self.chain.num_entries() + 1).await? {
-            entries.push(self.accept(&content)?);
+            entries.extend(self.accept(&content)?);
         }
         Ok(entries)
     }
@@ -80,90 +96,117 @@ impl<E: Serialize + DeserializeOwned> RoleLog<E> {
         self.store.has(self.chain.num_entries() + 1).await
     }
 
-    /// Takes over an entry that came from elsewhere: checked first, and durable on return.
+    /// Takes over a commit that came from elsewhere: checked first, and durable on return.
     ///
     /// # Errors
     /// Where it is not the next of this log, or the store fails.
-    pub async fn take(&mut self, content: Bytes) -> Result<Entry<E>, LogError> {
-        let mut chain = self.chain.clone();
-        let wrong = |source: ChainError| LogError::Chain { place: self.store.place().to_owned(), source };
-        let entry = chain.accept_bytes(&content).map_err(wrong)?;
-        self.store.append(entry.seq, content).await?;
-        self.chain = chain;
-        Ok(entry)
+    pub async fn take(&mut self, content: Bytes) -> Result<Vec<Entry<E>>, LogError> {
+        self.chain.clone().accept::<E>(&content).map_err(|error| self.store.wrong(error))?;
+        self.store.append(self.chain.num_entries() + 1, content.clone()).await?;
+        self.accept(&content)
     }
 
-    fn accept(&mut self, content: &[u8]) -> Result<Entry<E>, LogError> {
-        let wrong = |source: ChainError| LogError::Chain { place: self.store.place().to_owned(), source };
-        self.chain.accept_bytes(content).map_err(wrong)
+    fn accept(&mut self, content: &[u8]) -> Result<Vec<Entry<E>>, LogError> {
+        let accepted = self.chain.accept(content).map_err(|error| self.store.wrong(error))?;
+        self.index.grow(accepted.leaves, self.chain.sealed().cloned());
+        Ok(accepted.entries)
     }
 
-    /// Chains, signs and writes the next entry. It is durable on return; act on it only then.
+    /// Signs and writes the next entry. It is durable on return; act on it only then.
     ///
     /// # Errors
-    /// Where the entry is too long, the number is taken by another writer, or the store fails. The log then stands where
-    /// it stood, and the same call may be made again.
+    /// As [`Self::append_all`].
     pub async fn append(&mut self, at: Timestamp, event: E) -> Result<Entry<E>, LogError> {
-        self.append_naming(at, event, None).await
+        let entries = self.append_all(at, vec![(event, None)]).await?;
+        Ok(entries.into_iter().next().expect("one event gives one entry"))
     }
 
-    /// As [`Self::append`], and names who may take the log over after it.
+    /// Signs and writes events, each with those whom it names as successors, as one commit: all of them are durable on return,
+    /// or none is. Act on them only then. No events are no commit.
     ///
     /// # Errors
-    /// As [`Self::append`].
-    pub async fn append_naming(
+    /// Where an entry is too long, the number is taken by another writer, or the store fails. The log then stands where
+    /// it stood, and the same call may be made again.
+    pub async fn append_all(
         &mut self,
         at: Timestamp,
-        event: E,
-        successors: Option<BTreeSet<PublicKey>>,
-    ) -> Result<Entry<E>, LogError> {
-        let wrong = |source| LogError::Chain { place: self.store.place().to_owned(), source };
-        let signed = self.chain.seal_naming(at, event, successors, &self.key).map_err(|e| wrong(e.into()))?;
-        let content = to_canonical_json(&signed).map_err(|e| wrong(e.into()))?;
+        events: Vec<(E, Option<BTreeSet<PublicKey>>)>,
+    ) -> Result<Vec<Entry<E>>, LogError> {
+        if events.is_empty() {
+            return Ok(vec![]);
+        }
+        let content: Bytes = self.chain.seal(at, events, &self.key).map_err(|error| self.store.wrong(error))?.into();
         // Accepted on the side first: nothing that could not be read back is ever written.
         let mut chain = self.chain.clone();
-        chain.accept(&signed).map_err(wrong)?;
-        self.store.append(signed.document.seq, content.into()).await?;
+        let accepted = chain.accept(&content).map_err(|error| self.store.wrong(error))?;
+        self.store.append(self.chain.num_entries() + 1, content).await?;
         self.chain = chain;
-        Ok(signed.document)
+        self.index.grow(accepted.leaves, self.chain.sealed().cloned());
+        Ok(accepted.entries)
     }
 
-    /// The end of the log: how many entries, and the digest of the last.
+    /// The end of the log: how many entries, their root, and the last checkpoint.
     #[must_use]
     pub const fn chain(&self) -> &Chain {
         &self.chain
     }
+
+    /// For proofs, and for its entries as they are stored. It sees what is appended later.
+    #[must_use]
+    pub const fn index(&self) -> &LogIndex {
+        &self.index
+    }
 }
 
-/// Reads and checks the log of `key`, which founded it, in `folder` without changing anything. With `serde_json::Value` for `E`, events
-/// need not be known.
+/// Reads and checks the log that `founder` founded, on any store, without changing anything. With `serde_json::Value` for `E`,
+/// events need not be known.
 ///
-/// An honest log that lost its last entries verifies too: compare [`Chain::head`] with one that was noted elsewhere.
+/// An honest log that lost its last entries verifies too: compare [`Chain::root`] with a checkpoint that was noted elsewhere.
 ///
 /// # Errors
 /// Where the log has a gap, does not verify, or cannot be read.
-pub async fn verify_log<E: Serialize + DeserializeOwned>(
-    folder: &Path,
-    key: PublicKey,
-) -> Result<(Chain, Vec<Entry<E>>), LogError> {
-    verify_log_on(&LogStore::open_to_read(folder)?, key).await
+pub async fn read_log<E: DeserializeOwned>(store: &LogStore, founder: PublicKey) -> Result<LogContent<E>, LogError> {
+    let listing = store.listing().await?;
+    let (mut chain, index, mut entries) = (Chain::new(founder), LogIndex::new(store.clone()), vec![]);
+    let mut contents = futures::stream::iter(listing.commits)
+        .map(|first| async move { store.read_existing(first).await.map(|content| (first, content)) })
+        .buffered(NUM_READ_AHEAD);
+    while let Some((first, content)) = contents.try_next().await? {
+        let due = chain.num_entries() + 1;
+        if first != due {
+            return Err(store.gap(due, first));
+        }
+        let accepted = chain.accept(&content).map_err(|error| store.wrong(error))?;
+        index.grow(accepted.leaves, None);
+        entries.extend(accepted.entries);
+    }
+    index.seal(chain.sealed().cloned());
+    if chain.num_entries() < listing.num_older {
+        let num_left = listing.num_older - chain.num_entries();
+        return Err(LogError::OlderForm { place: store.place().to_owned(), num_left });
+    }
+    Ok(LogContent { chain, index, entries })
 }
 
-/// As [`verify_log`], on any store.
+/// As [`verify_log_on`], in a folder.
 ///
 /// # Errors
-/// As [`verify_log`].
-pub async fn verify_log_on<E: Serialize + DeserializeOwned>(
-    store: &LogStore,
-    key: PublicKey,
+/// As [`read_log`].
+pub async fn verify_log<E: DeserializeOwned>(
+    folder: &Path,
+    founder: PublicKey,
 ) -> Result<(Chain, Vec<Entry<E>>), LogError> {
-    let mut chain = Chain::new(key);
-    let mut entries = vec![];
-    let num_entries = store.num_entries().await?;
-    for seq in 1..=num_entries {
-        let content = store.read_existing(seq, num_entries).await?;
-        let wrong = |source: ChainError| LogError::Chain { place: store.place().to_owned(), source };
-        entries.push(chain.accept_bytes(&content).map_err(wrong)?);
-    }
+    verify_log_on(&LogStore::open_to_read(folder)?, founder).await
+}
+
+/// Reads and checks a log: its end, and its entries.
+///
+/// # Errors
+/// As [`read_log`].
+pub async fn verify_log_on<E: DeserializeOwned>(
+    store: &LogStore,
+    founder: PublicKey,
+) -> Result<(Chain, Vec<Entry<E>>), LogError> {
+    let LogContent { chain, entries, .. } = read_log(store, founder).await?;
     Ok((chain, entries))
 }

@@ -13,7 +13,7 @@ use tapestry_ledger::Entry;
 use tapestry_round::RoundError;
 use tapestry_round::coordinator::{Coordinator, CoordinatorEvent};
 use tapestry_round::node::{Node, NodeEvent};
-use tapestry_store::{LogStore, RoleLog};
+use tapestry_store::{LogIndex, LogStore, RoleLog};
 
 /// A state machine that is the fold of a log.
 pub(crate) trait Machine: Clone + Send {
@@ -123,10 +123,12 @@ impl<M: Machine> Role<M> {
         Ok(!entries.is_empty())
     }
 
-    /// Takes up an entry that came from elsewhere: checked, then durable, then applied.
+    /// Takes up a commit that came from elsewhere: checked, then durable, then applied.
     pub(crate) async fn take(&mut self, content: Bytes) -> Result<()> {
-        let entry = self.log.take(content).await?;
-        self.apply(&entry)
+        for entry in self.log.take(content).await? {
+            self.apply(&entry)?;
+        }
+        Ok(())
     }
 
     /// Whether somebody else has written to the log: then this process has no say any more.
@@ -138,18 +140,25 @@ impl<M: Machine> Role<M> {
         &self.state
     }
 
-    /// Makes events durable, one by one, and moves the state over each.
+    /// For proofs about the log, which see what is recorded later.
+    pub(crate) const fn index(&self) -> &LogIndex {
+        self.log.index()
+    }
+
+    /// Makes events durable, all of them as one commit, and moves the state over them.
     ///
     /// # Errors
-    /// The state stands at the last durable event.
+    /// The state stands where it stood.
     pub(crate) async fn record(&mut self, events: Vec<M::Event>) -> Result<()> {
+        let mut next = self.state.clone();
+        let mut named = vec![];
         for event in events {
-            let mut next = self.state.clone();
             next.apply(&event)?;
             let successors = next.successors(&event);
-            self.log.append_naming(now(), event, successors).await?;
-            self.state = next;
+            named.push((event, successors));
         }
+        self.log.append_all(now(), named).await?;
+        self.state = next;
         Ok(())
     }
 }

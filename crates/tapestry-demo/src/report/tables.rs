@@ -269,13 +269,13 @@ fn processes(results: &Results) -> Table {
 
 fn logs(results: &Results) -> Table {
     let note = "Each entry holds the digest of the one before and is signed by its role; the whole chain was read again at the end.";
-    let columns = [("log of", Left), ("entries", Right), ("head", Left), ("verified", Left)];
+    let columns = [("log of", Left), ("entries", Right), ("root", Left), ("verified", Left)];
     let mut table = Table::new("Logs", note, &columns);
     for log in &results.logs {
         table.rows.push(vec![
             log.role.to_string(),
             log.num_entries.to_string(),
-            log.head.map_or("-".to_owned(), |head| head.short()),
+            log.root.map_or("-".to_owned(), |root| root.short()),
             log.problem.as_ref().map_or("yes".to_owned(), |problem| format!("NO: {problem}")),
         ]);
     }

@@ -136,7 +136,7 @@ pub(crate) fn results() -> Results {
     let log = |role: &Role| LogRecord {
         role: role.clone(),
         num_entries: 17,
-        head: Some(Digest::of(role.to_string().as_bytes())),
+        root: Some(tapestry_ledger::TreeHash::of_leaf(role.to_string().as_bytes())),
         problem: None,
     };
     let sovereign = |m: &MemberRecord| ModelRecord {

@@ -42,7 +42,7 @@ async fn whatever_is_killed_the_log_verifies_and_names_only_whole_blobs() {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let enough = dir.path().join("log").join(format!("{:020}.json", num_entries + 3));
+        let enough = dir.path().join("log").join(format!("{:020}.commit", num_entries + 3));
         let start = Instant::now();
         while !enough.exists() {
             assert!(start.elapsed() < Duration::from_secs(60), "the writer does not get on");

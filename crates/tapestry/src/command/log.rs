@@ -9,6 +9,7 @@ use serde::Serialize;
 use tapestry_core::{Digest, PublicKey, Signed};
 use tapestry_governance::Charter;
 use tapestry_ledger::Entry;
+use tapestry_ledger::TreeHash;
 use tapestry_round::coordinator::Coordinator;
 use tapestry_round::node::Node;
 
@@ -18,7 +19,7 @@ pub(crate) struct Verified {
     pub(crate) role: &'static str,
     pub(crate) key: PublicKey,
     pub(crate) num_entries: u64,
-    pub(crate) head: Digest,
+    pub(crate) root: TreeHash,
 }
 
 pub(crate) async fn run(command: LogCommand) -> Result<()> {
@@ -30,8 +31,8 @@ pub(crate) async fn run(command: LogCommand) -> Result<()> {
                 println!("{}", serde_json::to_string(&verified)?);
             } else {
                 println!(
-                    "The log of this {} holds: {} entries, each chained to the one before it and signed by {}.\nhead {}",
-                    verified.role, verified.num_entries, verified.key, verified.head
+                    "The log of this {} holds: {} entries, which lead to the root that its writer signed, founded by {}.\nroot {}",
+                    verified.role, verified.num_entries, verified.key, verified.root
                 );
             }
             Ok(())
@@ -76,7 +77,7 @@ pub(crate) async fn read<M: Machine>(home: &Home, key: PublicKey) -> Result<(Ver
         let applied = state.apply(&entry.event);
         applied.with_context(|| format!("log entry {} cannot follow from those before it", entry.seq))?;
     }
-    let verified = Verified { role: "role", key, num_entries: chain.num_entries(), head: chain.head() };
+    let verified = Verified { role: "role", key, num_entries: chain.num_entries(), root: chain.root() };
     Ok((verified, entries))
 }
 

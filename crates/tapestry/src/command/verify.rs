@@ -12,6 +12,7 @@ use crate::stores::read_blobs;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use tapestry_core::{Digest, ModelManifest, PublicKey, Timestamp};
+use tapestry_ledger::TreeHash;
 use tapestry_round::RoundResult;
 use tapestry_round::coordinator::{Coordinator, CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
 
@@ -21,7 +22,7 @@ struct VerifiedRound {
     round: u32,
     coordinator: PublicKey,
     num_entries: u64,
-    head: Digest,
+    root: TreeHash,
     num_contributions: usize,
     /// Whether the gate let the merged model become the Shared Base.
     is_published: bool,
@@ -43,7 +44,7 @@ pub(crate) async fn run(command: VerifyCommand) -> Result<()> {
             "was stopped by the gate; the base stayed"
         };
         println!(
-            "Round {round} holds. The log's {} entries are chained and signed by {}; the recorded verdicts and weights are those that the \
+            "Round {round} holds. The log's {} entries lead to the root that was signed, in the log that {} founded; the recorded verdicts and weights are those that the \
              charter gives; merging the {} contributions again gives the recorded model\n  {}\nwhich {fate}.",
             verified.num_entries, verified.coordinator, verified.num_contributions, verified.model
         );
@@ -110,7 +111,7 @@ async fn verify_round(home: &Home, key: PublicKey, number: u32) -> Result<Verifi
         round: number,
         coordinator: key,
         num_entries: checked.num_entries,
-        head: checked.head,
+        root: checked.root,
         num_contributions,
         is_published,
         model,

@@ -85,7 +85,7 @@ pub(super) fn router(shared: &Arc<Loop>) -> Router {
         .route("/v1/attendance", post(attend))
         .route("/v1/activity", post(activity))
         .route("/v1/status", get(status))
-        .route("/v1/state/log/{seq}", get(log_entry))
+        .route("/v1/state/log/{seq}", get(log_commit))
         .route("/v1/state/blobs/{first}", get(blob_digests))
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
         .with_state(Arc::clone(shared))
@@ -208,15 +208,15 @@ async fn attend(
     Ok(Json(()))
 }
 
-/// An entry of the log, as it is stored, for those who may have this role.
-async fn log_entry(
+/// The commit of the log that begins with an entry, as it is stored, for those who may have this role.
+async fn log_commit(
     State(shared): State<Arc<Loop>>,
     Extension(Peer(peer)): Extension<Peer>,
-    Path(seq): Path<u64>,
+    Path(first): Path<u64>,
 ) -> Result<Bytes, Refused> {
     shared.check_may_have_the_state(&peer)?;
-    let entry = shared.log.read(seq).await.map_err(|error| internal(&error))?;
-    entry.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("there is no entry {seq} yet"), false))
+    let commit = shared.log.read(first).await.map_err(|error| internal(&error))?;
+    commit.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("no commit begins with entry {first}"), false))
 }
 
 /// The blobs whose digests begin with a byte, for those who may have this role.

@@ -1,8 +1,8 @@
-//! Copying everything from the coordinator that has the role, for a planned hand-over to another machine: the log entry by entry,
+//! Copying everything from the coordinator that has the role, for a planned hand-over to another machine: the log commit by commit,
 //! and all blobs, those of unfinished uploads too.
 //!
-//! The copy may begin long before the role is handed over, and goes on where it was when it is interrupted. Each entry is
-//! checked as part of the chain and each blob by its digest.
+//! The copy may begin long before the role is handed over, and goes on where it was when it is interrupted. Each commit is
+//! checked as part of the log and each blob by its digest.
 
 use crate::clock::now;
 use crate::progress::Reporter;
@@ -10,10 +10,11 @@ use crate::role::Role;
 use crate::stores::Place;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use std::time::Duration;
-use tapestry_core::{Digest, PublicKey, SecretKey, Signed};
+use tapestry_core::{Digest, PublicKey, SecretKey};
 use tapestry_governance::Charter;
-use tapestry_ledger::{Entry, MAX_ENTRY_BYTES};
+use tapestry_ledger::{Entry, MAX_COMMIT_BYTES};
 use tapestry_net::{Dialer, NetError, pull_blobs, retry_forever};
 use tapestry_round::coordinator::Coordinator;
 use tapestry_store::BlobStore;
@@ -35,8 +36,8 @@ pub(super) async fn receive(
     let mut role = source.open(place, key).await?;
     let mut num_known = 0;
     loop {
-        while let Some(entry) = source.entry(role.state().num_events() + 1).await? {
-            role.take(entry).await.context("what comes from the other coordinator is no continuation of its log")?;
+        while let Some(commit) = source.commit(role.state().num_events() + 1).await? {
+            role.take(commit).await.context("what comes from the other coordinator is no continuation of its log")?;
         }
         let state = role.state();
         check_charter(state, key.public())?;
@@ -81,21 +82,22 @@ impl Source<'_> {
         let founder = match log.founder().await? {
             Some(founder) => founder,
             None => {
-                let first = self.entry(1).await?.context("the other coordinator has an empty log")?;
-                // Whether it is who it says is checked with the entry, and again by the charter in it.
-                serde_json::from_slice::<Signed<Entry<serde_json::Value>>>(&first)
-                    .context("the first entry of the other coordinator's log")?
-                    .document
-                    .writer
+                let first = self.commit(1).await?.context("the other coordinator has an empty log")?;
+                let line = first.split(|b| *b == b'\n').next().unwrap_or_default();
+                // Whether it is who it says is checked with the commit, and again by the charter in it.
+                let entry = serde_json::from_slice::<Entry<IgnoredAny>>(line);
+                let unnamed = "the first entry of the other coordinator's log does not name its writer";
+                entry.ok().and_then(|entry| entry.writer).context(unnamed)?
             }
         };
         Role::open_founded(log, key, founder).await
     }
 
-    async fn entry(&self, seq: u64) -> Result<Option<Bytes>> {
-        let path = format!("/v1/state/log/{seq}");
-        match self.retry(|| self.dialer.get_bytes(&path, MAX_ENTRY_BYTES)).await {
-            Ok(entry) => Ok(Some(entry)),
+    /// The commit that begins with entry `first`.
+    async fn commit(&self, first: u64) -> Result<Option<Bytes>> {
+        let path = format!("/v1/state/log/{first}");
+        match self.retry(|| self.dialer.get_bytes(&path, MAX_COMMIT_BYTES)).await {
+            Ok(commit) => Ok(Some(commit)),
             Err(NetError::Refused { status: 404, .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -36,7 +36,7 @@ pub(super) async fn results(
     let record = |role, verified: log::Verified| LogRecord {
         role,
         num_entries: verified.num_entries,
-        head: Some(verified.head),
+        root: Some(verified.root),
         problem: None,
     };
     let mut logs = vec![record(Role::Coordinator, verified)];

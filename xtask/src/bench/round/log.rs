@@ -21,16 +21,23 @@ impl Entry {
     pub(super) fn read_all(folder: &Path) -> Result<Vec<Self>> {
         let Ok(files) = fs::read_dir(folder) else { return Ok(vec![]) };
         let mut paths: Vec<_> = files.flatten().map(|file| file.path()).collect();
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "commit"));
         paths.sort();
-        paths.iter().map(|path| Self::parse(&fs::read(path)?).with_context(|| path.display().to_string())).collect()
+        let mut entries = vec![];
+        for path in &paths {
+            let commit = fs::read_to_string(path)?;
+            let lines = commit.lines().take_while(|line| !line.is_empty());
+            for line in lines {
+                entries.push(Self::parse(line.as_bytes()).with_context(|| path.display().to_string())?);
+            }
+        }
+        Ok(entries)
     }
 
     fn parse(bytes: &[u8]) -> Result<Self> {
-        let signed: Value = serde_json::from_slice(bytes)?;
-        let document = &signed["document"];
-        let at_ms = document["at"].as_u64().context("an entry without a time")?;
-        Ok(Self { at_ms, event: document["event"].clone() })
+        let entry: Value = serde_json::from_slice(bytes)?;
+        let at_ms = entry["at"].as_u64().context("an entry without a time")?;
+        Ok(Self { at_ms, event: entry["event"].clone() })
     }
 
     pub(super) fn is(&self, kind: &str) -> bool {
