@@ -11,6 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 pub trait Document: Serialize {
     /// A name that no other kind of document has, with its version, such as `charter/1`.
     const DOMAIN: &'static str;
+
+    /// The domain of this document: [`Self::DOMAIN`], or an earlier version's, where documents of it are still read.
+    fn domain(&self) -> &'static str {
+        Self::DOMAIN
+    }
 }
 
 /// A document with the signatures that it has so far. Nothing is proved until one of the `verify` functions says so.
@@ -180,7 +185,7 @@ impl<T: Document> Signed<T> {
     }
 
     fn signed_bytes(&self) -> Result<Vec<u8>, CanonicalError> {
-        let mut bytes = format!("tapestry:{}\n", T::DOMAIN).into_bytes();
+        let mut bytes = format!("tapestry:{}\n", self.document.domain()).into_bytes();
         bytes.extend(to_canonical_json(&self.document)?);
         Ok(bytes)
     }

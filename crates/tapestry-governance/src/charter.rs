@@ -1,5 +1,6 @@
 //! The charter document and what makes it binding.
 
+use crate::terms::{DecisionKind, GovernanceTerms, MAX_TEXT_BYTES};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
@@ -8,6 +9,9 @@ use tapestry_core::{CanonicalError, Digest, Document, MemberName, PublicKey, Quo
 use tapestry_merge::method::FedAvg;
 use tapestry_merge::weights::{Uniform, WeightError, Weighting};
 use tapestry_merge::{Method, MethodError};
+
+/// The most members of one consortium: what a round's end says of all of them has to fit one entry of a log.
+pub const MAX_MEMBERS: usize = 64;
 
 /// The text of a charter: what the members agree on. Becomes a [`Charter`] once it is known to make sense.
 ///
@@ -48,6 +52,9 @@ pub struct CharterTerms {
     pub valid_from: Timestamp,
     /// The charter does not hold from this time on.
     pub valid_until: Timestamp,
+    /// How the consortium governs itself; absent in a charter of the form `charter/4`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub governance: Option<GovernanceTerms>,
 }
 
 /// The open held-out text: known to all members, trained on by none.
@@ -162,7 +169,12 @@ pub enum TermsError {
 pub struct Charter(CharterTerms);
 
 impl Document for Charter {
-    const DOMAIN: &'static str = "charter/4";
+    const DOMAIN: &'static str = "charter/5";
+
+    /// Charters from before there were rules for deciding are still read, and their signatures hold.
+    fn domain(&self) -> &'static str {
+        if self.0.governance.is_some() { Self::DOMAIN } else { "charter/4" }
+    }
 }
 
 impl Deref for Charter {
@@ -185,9 +197,9 @@ impl TryFrom<CharterTerms> for Charter {
     fn try_from(terms: CharterTerms) -> Result<Self, TermsError> {
         let num_members = u32::try_from(terms.members.len()).unwrap_or(u32::MAX);
         range("consortium", 1..=200, terms.consortium.chars().count())?;
-        range("members", 1..=1000, terms.members.len())?;
+        range("members", 1..=MAX_MEMBERS, terms.members.len())?;
         range("version", 1..=u32::MAX, terms.version)?;
-        range("standbys", 0..=100, terms.standbys.len())?;
+        range("standbys", 0..=16, terms.standbys.len())?;
         // More than half: two charters with disjoint quorums must not both bind.
         range("quorum", num_members / 2 + 1..=num_members, terms.quorum)?;
         range("open_held_out.max_tokens", 2..=10_000_000, terms.open_held_out.max_tokens)?;
@@ -203,6 +215,9 @@ impl TryFrom<CharterTerms> for Charter {
         check_merge(&terms)?;
         range("privacy_tier", 0..=0, terms.privacy_tier)?;
         range("valid_until", terms.valid_from.as_ms() + 1..=u64::MAX >> 11, terms.valid_until.as_ms())?;
+        if let Some(governance) = &terms.governance {
+            check_governance(governance, num_members)?;
+        }
         if (terms.version == 1) != terms.previous.is_none() {
             let found = format!("version {} {} it", terms.version, if terms.version == 1 { "with" } else { "without" });
             let expected = "absent in version 1 and present in every later one".into();
@@ -214,6 +229,25 @@ impl TryFrom<CharterTerms> for Charter {
             None => Ok(Self(terms)),
         }
     }
+}
+
+fn check_governance(terms: &GovernanceTerms, num_members: u32) -> Result<(), TermsError> {
+    let GovernanceTerms { text, decisions, witnesses, leaving: _ } = terms;
+    range("governance.text (bytes)", 0..=MAX_TEXT_BYTES, text.len())?;
+    if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+        let expected = "text without control characters".into();
+        return Err(TermsError::Range { term: "governance.text", expected, found: "some".into() });
+    }
+    range("governance.decisions.min_open_ms", 1_000..=31_536_000_000, decisions.min_open_ms)?;
+    for kind in DecisionKind::ALL {
+        let percent = decisions.percent.get(&kind).copied();
+        if !percent.is_some_and(|percent| (50..=99).contains(&percent)) {
+            let found = percent.map_or_else(|| format!("none for {kind}"), |percent| format!("{percent} for {kind}"));
+            let expected = "from 50 to 99 for each kind of decision".into();
+            return Err(TermsError::Range { term: "governance.decisions.percent", expected, found });
+        }
+    }
+    range("governance.witnesses", 0..=num_members, *witnesses)
 }
 
 /// The ways of weighing and merging fit each other, the members, and the smallest merge that the charter lets happen.
@@ -341,13 +375,29 @@ impl Charter {
     /// # Errors
     /// [`CharterError::Signatures`], [`CharterError::Expired`].
     pub fn binding(signed: &Signed<Self>, now: Timestamp) -> Result<&Self, CharterError> {
-        let terms = &signed.document.0;
-        let threshold = terms.quorum as usize;
-        let quorum = Quorum::new(terms.members.values().copied(), threshold)
-            .expect("a Charter's quorum lies within its members");
-        let charter = signed.verify(&quorum)?;
+        let charter = Self::signed_by_quorum(signed)?;
         charter.check_time(now)?;
         Ok(charter)
+    }
+
+    /// The charter, if the quorum of its own members has signed it, at whatever time.
+    ///
+    /// # Errors
+    /// [`CharterError::Signatures`].
+    pub fn signed_by_quorum(signed: &Signed<Self>) -> Result<&Self, CharterError> {
+        signed.document.check_quorum(signed)?;
+        Ok(&signed.document)
+    }
+
+    /// Checks that the quorum of this charter's members has signed another.
+    ///
+    /// # Errors
+    /// [`CharterError::Signatures`].
+    pub fn check_quorum(&self, signed: &Signed<Self>) -> Result<(), CharterError> {
+        let quorum = Quorum::new(self.members.values().copied(), self.quorum as usize)
+            .expect("a Charter's quorum lies within its members");
+        signed.verify(&quorum)?;
+        Ok(())
     }
 
     /// Checks that the charter holds at `now`.

@@ -4,7 +4,17 @@
 //! in a charter as a key that members chose, and can change none of its terms.
 
 mod charter;
+mod governance;
+mod proposal;
+mod terms;
 
 pub use charter::{
-    Charter, CharterError, CharterTerms, GateTerms, HeldOutTerms, MergeTerms, RoundTerms, ScreeningTerms, TermsError,
+    Charter, CharterError, CharterTerms, GateTerms, HeldOutTerms, MAX_MEMBERS, MergeTerms, RoundTerms, ScreeningTerms,
+    TermsError,
 };
+pub use governance::{CharterHistory, Governance, GovernanceError, MAX_STEPS, Step, Tally};
+pub use proposal::{
+    Change, Choice, Credit, CreditKind, Departure, KeyRotation, MAX_CONSULTED, MAX_CREDITS, MAX_RATIONALE_BYTES,
+    MAX_REASON_BYTES, Proposal, Vote, kinds,
+};
+pub use terms::{DecisionKind, DecisionTerms, GovernanceTerms, Leaving, MAX_TEXT_BYTES};

@@ -85,6 +85,7 @@ fn charter() -> Signed<Charter> {
         privacy_tier: 0,
         valid_from: at(0),
         valid_until: at(10_000_000),
+        governance: None,
     };
     let mut signed = Signed::unsigned(Charter::try_from(terms).unwrap());
     for n in 1..=2 {

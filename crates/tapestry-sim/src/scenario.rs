@@ -181,6 +181,7 @@ impl Scenario {
             privacy_tier: 0,
             valid_from: Timestamp::from_ms(START_MS - 1_000_000),
             valid_until: Timestamp::from_ms(START_MS + valid_ms),
+            governance: None,
         };
         let mut charter = Signed::unsigned(Charter::try_from(terms).expect("sound terms"));
         for member in members.iter().take(usize::try_from(quorum).expect("a few")) {

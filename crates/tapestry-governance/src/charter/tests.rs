@@ -24,6 +24,7 @@ fn terms() -> CharterTerms {
         privacy_tier: 0,
         valid_from: Timestamp::from_ms(1_000),
         valid_until: Timestamp::from_ms(2_000),
+        governance: None,
     }
 }
 

@@ -36,6 +36,7 @@ fn charter(change: impl FnOnce(&mut CharterTerms)) -> Signed<Charter> {
         privacy_tier: 0,
         valid_from: Timestamp::from_ms(0),
         valid_until: Timestamp::from_ms(10 * START),
+        governance: None,
     };
     change(&mut terms);
     let mut signed = Signed::unsigned(Charter::try_from(terms).expect("sound terms"));

@@ -56,6 +56,7 @@ fn charter(signers: &[u8]) -> Signed<Charter> {
         privacy_tier: 0,
         valid_from: at(1_000),
         valid_until: at(2_000),
+        governance: None,
     };
     let mut signed = Signed::unsigned(Charter::try_from(terms).expect("sound terms"));
     for n in signers {
