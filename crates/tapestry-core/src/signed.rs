@@ -155,11 +155,11 @@ impl<T: Document> Signed<T> {
     pub fn verify(&self, quorum: &Quorum) -> Result<&T, SignedError> {
         let message = self.checked_bytes()?;
         for (key, signature) in &self.signatures {
-            key.verify(&message, signature).map_err(|source| SignedError::Forged { domain: T::DOMAIN, source })?;
+            key.verify(&message, signature).map_err(|source| SignedError::Forged { domain: self.document.domain(), source })?;
         }
         let found = self.signatures.keys().filter(|key| quorum.keys.contains(key)).count();
         if found < quorum.threshold {
-            return Err(SignedError::QuorumMissing { domain: T::DOMAIN, expected: quorum.threshold, found });
+            return Err(SignedError::QuorumMissing { domain: self.document.domain(), expected: quorum.threshold, found });
         }
         Ok(&self.document)
     }
@@ -170,16 +170,16 @@ impl<T: Document> Signed<T> {
     /// [`SignedError`].
     pub fn verify_by(&self, key: &PublicKey) -> Result<&T, SignedError> {
         let message = self.checked_bytes()?;
-        let missing = || SignedError::SignerMissing { domain: T::DOMAIN, key: *key };
+        let missing = || SignedError::SignerMissing { domain: self.document.domain(), key: *key };
         let signature = self.signatures.get(key).ok_or_else(missing)?;
-        key.verify(&message, signature).map_err(|source| SignedError::Forged { domain: T::DOMAIN, source })?;
+        key.verify(&message, signature).map_err(|source| SignedError::Forged { domain: self.document.domain(), source })?;
         Ok(&self.document)
     }
 
     fn checked_bytes(&self) -> Result<Vec<u8>, SignedError> {
         let found = self.signatures.len();
         if found > Self::MAX_SIGNATURES {
-            return Err(SignedError::TooMany { domain: T::DOMAIN, found, limit: Self::MAX_SIGNATURES });
+            return Err(SignedError::TooMany { domain: self.document.domain(), found, limit: Self::MAX_SIGNATURES });
         }
         Ok(self.signed_bytes()?)
     }

@@ -301,6 +301,11 @@ impl Governance {
         self.keys.get(key)
     }
 
+    /// Every key that may have the coordinator's role, or might under an earlier charter.
+    pub fn coordinators(&self) -> impl Iterator<Item = PublicKey> {
+        self.coordinators.iter().copied()
+    }
+
     /// Whether a key may have the coordinator's role, or might under an earlier charter.
     #[must_use]
     pub fn ever_coordinates(&self, key: &PublicKey) -> bool {
@@ -447,7 +452,10 @@ impl Governance {
     /// [`GovernanceError`].
     pub fn check_rotation<'a>(&self, signed: &'a Signed<KeyRotation>) -> Result<&'a KeyRotation, GovernanceError> {
         let rotation = &signed.document;
-        self.check_charter(rotation.charter)?;
+        // Under whichever charter: it cannot be replayed, since its key can be given up only once.
+        if !self.knows(&rotation.charter) {
+            return Err(GovernanceError::OtherCharter { expected: self.digest, found: rotation.charter });
+        }
         if self.key_of(&rotation.member)? != rotation.from {
             return Err(GovernanceError::NotTheMember { member: rotation.member.clone() });
         }

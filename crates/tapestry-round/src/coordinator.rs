@@ -13,17 +13,23 @@
 
 mod answers;
 mod event;
+mod governing;
 mod judging;
 mod role;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 pub use event::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput, LateContribution, MergeInput, MergeWork};
+pub use governing::OpenProposal;
+pub use witness::Witnessed;
 
+use crate::documents;
 use crate::{Announcement, Attendance, Contribution, HandOver, Outcome, RoundError, RoundResult, Tenure, Verdict};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use tapestry_core::{Digest, MemberName, PublicKey, Signed, Timestamp};
-use tapestry_governance::Charter;
+use tapestry_governance::{Charter, Governance, KeyRotation};
 use tapestry_merge::weights::{Bounds, Candidate, CommunityScore, WeightRecord};
 
 /// The state of a coordinator: the fold of its log.
@@ -36,8 +42,18 @@ pub struct Coordinator {
     /// To whom the holder has given the role, until it is taken.
     hand_over: Option<HandOver>,
     num_events: u64,
-    charter: Option<(Digest, Signed<Charter>)>,
+    /// The charter in force, and how it came about.
+    governance: Option<Arc<Governance>>,
+    /// What is proposed and not decided.
+    proposals: Vec<OpenProposal>,
+    decided: BTreeSet<Digest>,
+    /// New keys that wait for the end of the open round.
+    rotations: Vec<Signed<KeyRotation>>,
+    witnessed: Option<Witnessed>,
+    witness_due: u64,
     base: Option<Digest>,
+    /// The base that each round was announced with.
+    bases: Vec<Digest>,
     /// Bits per byte on the open held-out text, by model.
     measured: BTreeMap<Digest, f64>,
     round: Option<Round>,
@@ -119,8 +135,14 @@ impl Coordinator {
             tenure: None,
             hand_over: None,
             num_events: 0,
-            charter: None,
+            governance: None,
+            proposals: vec![],
+            decided: BTreeSet::new(),
+            rotations: vec![],
+            witnessed: None,
+            witness_due: 0,
             base: None,
+            bases: vec![],
             measured: BTreeMap::new(),
             round: None,
             outcomes: vec![],
@@ -136,7 +158,7 @@ impl Coordinator {
     /// The charter in force.
     #[must_use]
     pub fn charter(&self) -> Option<&Signed<Charter>> {
-        self.charter.as_ref().map(|(_, signed)| signed)
+        self.governance.as_ref().map(|governance| governance.charter())
     }
 
     /// The Shared Base as it stands.
@@ -178,20 +200,21 @@ impl Coordinator {
     /// Whether every round of the charter has ended.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.outcomes.last().is_some_and(|outcome| outcome.is_last)
+        let num_rounds = self.charter().map_or(u32::MAX, |charter| charter.document.rounds.num_rounds);
+        self.round.is_none() && self.outcomes.len() >= num_rounds as usize
     }
 
-    /// When time alone changes something: the end of the open window.
+    /// When time alone changes something: the end of the open window, or of a vote where no round is open.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let round = self.round.as_ref().filter(|_| self.hand_over.is_none())?;
+        let Some(round) = self.round.as_ref().filter(|_| self.hand_over.is_none()) else { return self.next_closing() };
         matches!(round.phase, Phase::Collecting).then_some(round.announcement.closes_at)
     }
 
     /// What this state waits to have done. Asking again gives the same until an input answers it.
     #[must_use]
     pub fn pending(&self) -> Vec<CoordinatorEffect> {
-        let Some((_, signed)) = self.charter.as_ref().filter(|_| self.hand_over.is_none()) else { return vec![] };
+        let Some(signed) = self.charter().filter(|_| self.hand_over.is_none()) else { return vec![] };
         let base = signed.document.base;
         if !self.measured.contains_key(&base) {
             return vec![CoordinatorEffect::MeasureBase { base }];
@@ -254,17 +277,26 @@ impl Coordinator {
                 let hand_over = self.give_away(to, address)?;
                 return Ok(vec![CoordinatorEvent::RoleHandedOver { hand_over }]);
             }
-            CoordinatorInput::AdoptCharter(signed) => {
-                let charter = Charter::binding(&signed, now)?;
-                charter.check_coordinator(self.founder)?;
-                if let Some((expected, _)) = &self.charter {
-                    let found = signed.digest()?;
-                    if *expected != found {
-                        return Err(RoundError::OtherCharter { expected: *expected, found });
-                    }
-                    return Ok(vec![]);
-                }
-                next.push(&mut events, CoordinatorEvent::CharterAdopted { charter: signed })?;
+            CoordinatorInput::AdoptCharter(signed) => next.push_all(&mut events, self.adopt(now, signed)?)?,
+            CoordinatorInput::Propose { sender, proposal } => {
+                let Some(event) = self.propose(now, sender, proposal)? else { return Ok(vec![]) };
+                next.push(&mut events, event)?;
+            }
+            CoordinatorInput::Vote { sender, vote } => {
+                let Some(event) = self.vote(now, sender, vote)? else { return Ok(vec![]) };
+                next.push(&mut events, event)?;
+            }
+            CoordinatorInput::Rotate { sender, rotation } => {
+                let Some(event) = self.rotate(sender, rotation)? else { return Ok(vec![]) };
+                next.push(&mut events, event)?;
+            }
+            CoordinatorInput::Leave { sender, departure } => {
+                let Some(event) = self.leave(sender, departure)? else { return Ok(vec![]) };
+                next.push(&mut events, event)?;
+            }
+            CoordinatorInput::Witnessed { checkpoint } => {
+                let Some(event) = self.check_witnessed(checkpoint)? else { return Ok(vec![]) };
+                next.push(&mut events, event)?;
             }
             CoordinatorInput::BaseMeasured { base, bpb } => {
                 if self.measured.contains_key(&base) {
@@ -306,8 +338,8 @@ impl Coordinator {
                 next.push(&mut events, event)?;
             }
             CoordinatorInput::Merged { round, model, states } => {
-                let (_, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
-                if states.len() != signed.document.merge.method.demands().num_states {
+                let (_, charter) = self.in_force()?;
+                if states.len() != charter.merge.method.demands().num_states {
                     return Err(RoundError::Unexpected { what: "number of states of the method" });
                 }
                 next.push(&mut events, CoordinatorEvent::Merged { round, model, states })?;
@@ -335,13 +367,18 @@ impl Coordinator {
     }
 
     fn step(&mut self, now: Timestamp, events: &mut Vec<CoordinatorEvent>) -> Result<(), RoundError> {
-        let Some((charter_digest, signed)) = self.charter.clone() else { return Ok(()) };
-        let charter = &signed.document;
+        let Some(governance) = self.governance.clone() else { return Ok(()) };
+        let (charter_digest, charter) = (governance.digest(), &governance.charter().document);
         let Some(round) = &self.round else {
+            if let Some(decided) = self.due_decision(now)? {
+                return self.push(events, decided);
+            }
             let number = u32::try_from(self.outcomes.len() + 1).unwrap_or(u32::MAX);
             let base = self.base.ok_or(RoundError::Unexpected { what: "state without a base" })?;
-            let is_due = !self.is_complete() && self.measured.contains_key(&base) && charter.check_time(now).is_ok();
-            if !is_due {
+            let is_measured = self.measured.contains_key(&base) && self.measured.contains_key(&charter.base);
+            let is_due = !self.is_complete() && is_measured && charter.check_time(now).is_ok();
+            // A decision may have taken the role from this coordinator.
+            if !is_due || self.wants_witnesses() || self.hand_over.is_some() {
                 return Ok(());
             }
             let closes_at = now.plus(charter.window());
@@ -353,8 +390,8 @@ impl Coordinator {
         }
         let (number, closes_at) = (round.announcement.round, round.announcement.closes_at);
         if now >= closes_at {
-            let absent: Vec<_> =
-                charter.members.keys().filter(|member| !round.answers.contains_key(*member)).cloned().collect();
+            let names = governance.members().map(|(name, _)| name);
+            let absent: Vec<_> = names.filter(|member| !round.answers.contains_key(*member)).cloned().collect();
             for member in absent {
                 let reason = format!("no answer by {closes_at}, when the window closed (charter: rounds.window_ms)");
                 self.push(events, CoordinatorEvent::Missing { round: number, member, reason })?;
@@ -371,7 +408,9 @@ impl Coordinator {
     ) -> Result<(), RoundError> {
         let Some(round) = &self.round else { return Ok(()) };
         let is_judged = |member| matches!(round.answers.get(member), Some(Answer::Judged(..) | Answer::Absent(_)));
-        if !charter.members.keys().all(is_judged) {
+        let is_known =
+            self.governance().is_some_and(|governance| governance.members().all(|(name, _)| is_judged(name)));
+        if !is_known || !round.answers.keys().all(is_judged) {
             return Ok(());
         }
         let base_bpb = self.measured.get(&round.announcement.base).copied().unwrap_or(f64::MAX);
@@ -423,6 +462,10 @@ impl Coordinator {
         self.measured.get(&base).copied().unwrap_or(0.0) * (1.0 + charter.screening.max_bpb_rise)
     }
 
+    fn push_all(&mut self, events: &mut Vec<CoordinatorEvent>, all: Vec<CoordinatorEvent>) -> Result<(), RoundError> {
+        all.into_iter().try_for_each(|event| self.push(events, event))
+    }
+
     fn push(&mut self, events: &mut Vec<CoordinatorEvent>, event: CoordinatorEvent) -> Result<(), RoundError> {
         self.apply(&event)?;
         events.push(event);
@@ -437,10 +480,14 @@ impl Coordinator {
         let unexpected = RoundError::Unexpected { what: event.name() };
         match event {
             CoordinatorEvent::CharterAdopted { charter } => {
-                charter.document.check_coordinator(self.founder)?;
-                self.base = Some(charter.document.base);
-                self.charter = Some((charter.digest()?, charter.clone()));
+                self.apply_charter(charter)?;
             }
+            CoordinatorEvent::Proposed { proposal } => self.apply_proposal(proposal)?,
+            CoordinatorEvent::Voted { vote } => self.apply_vote(vote)?,
+            CoordinatorEvent::Decided { proposal, adopted, .. } => self.apply_decision(*proposal, *adopted)?,
+            CoordinatorEvent::KeyRotated { rotation } => self.apply_rotation(rotation)?,
+            CoordinatorEvent::Left { departure } => self.apply_departure(departure)?,
+            CoordinatorEvent::Witnessed { checkpoint } => self.apply_witnessed(checkpoint)?,
             CoordinatorEvent::RoleTaken { tenure } => {
                 self.check_take(tenure)?;
                 self.tenure = Some(tenure.clone());
@@ -453,7 +500,10 @@ impl Coordinator {
             CoordinatorEvent::RoundAnnounced { announcement } => {
                 let absent = self.away().map(|a| (a.member.clone(), Answer::away(a)));
                 let mut answers: BTreeMap<_, _> = absent.collect();
-                let late = std::mem::take(&mut self.late).into_iter();
+                let governance = self.governance.clone().ok_or(RoundError::NoCharter)?;
+                let late =
+                    std::mem::take(&mut self.late).into_iter().filter(|(member, _)| governance.is_member(member));
+                self.bases.push(announcement.base);
                 answers.extend(late.map(|(member, late)| (member, Answer::Received(Box::new(late)))));
                 self.round = Some(Round { announcement: announcement.clone(), answers, phase: Phase::Collecting });
                 self.num_refused.clear();
@@ -489,7 +539,7 @@ impl Coordinator {
                 *self.num_refused.entry(member.clone()).or_default() += 1;
             }
             CoordinatorEvent::Declined { decline } => {
-                let verdict = Verdict::Declined { reason: decline.document.reason.clone() };
+                let verdict = Verdict::Declined { reason: documents::short(&decline.document.reason) };
                 let answers = &mut self.round.as_mut().ok_or(unexpected)?.answers;
                 answers.insert(decline.document.member.clone(), Answer::Absent(verdict));
             }
@@ -519,9 +569,13 @@ impl Coordinator {
                 }
                 self.outcomes.push(outcome.clone());
                 self.round = None;
+                self.apply_waiting();
             }
         }
         self.num_events += 1;
+        if event.asks_for_witnesses() {
+            self.witness_due = self.num_events;
+        }
         Ok(())
     }
 }

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use tapestry_core::{Digest, Document, MemberName, PublicKey, Signed, Timestamp};
+use tapestry_governance::Step;
+use tapestry_ledger::TreeHash;
 use tapestry_merge::weights::WeightRecord;
 
 /// The coordinator opens a round.
@@ -78,6 +80,16 @@ pub(crate) fn is_address(address: &str) -> bool {
     address.len() <= MAX_ADDRESS_BYTES
         && address.bytes().all(|b| b.is_ascii_graphic())
         && port.is_some_and(|port: u16| port > 0)
+}
+
+/// What somebody said, short enough that what is said of all members fits one entry of the log.
+pub(crate) fn short(text: &str) -> String {
+    const MAX_BYTES: usize = 200;
+    let mut end = text.len().min(MAX_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
 }
 
 /// What a training run was, as its member states it.
@@ -306,6 +318,11 @@ pub enum Verdict {
         /// In its words.
         reason: String,
     },
+    /// The member has left the consortium.
+    Left {
+        /// In its words.
+        reason: String,
+    },
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
@@ -353,8 +370,32 @@ impl Document for Outcome {
     const DOMAIN: &'static str = "outcome/3";
 }
 
-/// What a node learns when it asks where the loop is. Each part is signed by the holder of the coordinator's role.
+/// What the coordinator shows of its log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogView {
+    /// A checkpoint of the log, signed, with the cosignatures that it has: the one on which the open round rests, or else the one
+    /// that members are asked to witness.
+    pub checkpoint: String,
+    /// The size that the asker said it has seen.
+    pub from: u64,
+    /// The proof that the checkpoint's tree begins with the first `from` entries (RFC 6962, 2.1.2).
+    pub consistency: Vec<TreeHash>,
+}
+
+/// Steps of governance that the asker has not followed yet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewSteps {
+    /// How many steps come before the first of these.
+    pub after: u64,
+    /// The next ones, not all at once.
+    pub steps: Vec<Step>,
+}
+
+/// What a node learns when it asks where the loop is. Each part is signed by the holder of the coordinator's role, or carries its
+/// own proof.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct News {
     /// Grows with each change, so that a node can wait for the next.
@@ -365,6 +406,12 @@ pub struct News {
     /// Who will have it, where it was handed over and not taken yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hand_over: Option<Signed<HandOver>>,
+    /// What members have decided since, where the asker does not know it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub governance: Option<NewSteps>,
+    /// How far the coordinator's log is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogView>,
     /// The open round, if there is one.
     pub announcement: Option<Signed<Announcement>>,
     /// The last round that ended, if there is one.

@@ -1,7 +1,7 @@
 //! Why a state machine does not take an input.
 
 use tapestry_core::{CanonicalError, Digest, MemberName, PublicKey, SignedError};
-use tapestry_governance::CharterError;
+use tapestry_governance::{CharterError, GovernanceError};
 
 /// Who is to blame, which decides what happens next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,48 @@ pub enum RoundError {
     /// A document is not signed by the one who should have signed it.
     #[error(transparent)]
     Signature(#[from] SignedError),
+    /// A proposal, vote, key or departure does not count, or a step does not follow.
+    #[error(transparent)]
+    Governance(#[from] GovernanceError),
+    /// A step that the coordinator passes on does not follow from those before it.
+    #[error("the coordinator passes on a change of the charter that members have not decided: {0}")]
+    FalseStep(GovernanceError),
+    /// Whoever sent it is no member in force.
+    #[error("{member} is no member any more; what it has, it keeps, and it takes no part here")]
+    NotAMember {
+        /// The member that was.
+        member: MemberName,
+    },
+    /// A vote, or a proposal, that cannot be taken now.
+    #[error("not taken: {reason}")]
+    NotNow {
+        /// Why.
+        reason: String,
+    },
+    /// What is said of the coordinator's log is not a checkpoint of it, or too few have witnessed it.
+    #[error("the coordinator's log: {reason}")]
+    Log {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A checkpoint that is older than one that was seen, or a proof that starts elsewhere: delayed on its way.
+    #[error(
+        "this shows the coordinator's log from entry {from} to {found}; {seen} entries have been seen here already"
+    )]
+    OldView {
+        /// From where its proof starts.
+        from: u64,
+        /// The size that it shows.
+        found: u64,
+        /// The size that was seen.
+        seen: u64,
+    },
+    /// The coordinator has shown two histories, and this node takes no part any more.
+    #[error(
+        "the coordinator has shown two histories of its log that are not one. Both are in this node's log (`tapestry log show`); show them to \
+         the other members, who can choose another coordinator"
+    )]
+    TwoHistories,
     /// There is no charter yet.
     #[error("no charter has been adopted yet: `tapestry charter publish` (coordinator) or `tapestry node join` (node)")]
     NoCharter,
@@ -184,6 +226,12 @@ impl RoundError {
             Self::OtherRound { expected, found } if *found < *expected => Blame::Timing,
             Self::OtherRound { .. } => Blame::Member,
             Self::HandedOver { .. } | Self::Deposed { .. } => Blame::Timing,
+            Self::Governance(error) => match error {
+                GovernanceError::Signature(_) | GovernanceError::NotTheMember { .. } => Blame::Member,
+                _ => Blame::Timing,
+            },
+            Self::OldView { .. } | Self::NotAMember { .. } | Self::NotNow { .. } => Blame::Timing,
+            Self::FalseStep(_) | Self::Log { .. } | Self::TwoHistories => Blame::Coordinator,
             Self::Role { .. } | Self::Charter(_) | Self::UnexpectedBase { .. } | Self::BentCharter { .. } => {
                 Blame::Coordinator
             }

@@ -19,7 +19,7 @@ mod error;
 pub mod node;
 
 pub use documents::{
-    Announcement, Attendance, Contribution, Decline, HandOver, MAX_ADDRESS_BYTES, News, Outcome, RefusalReason,
-    RoundResult, Screening, Tenure, TrainingMetrics, Verdict,
+    Announcement, Attendance, Contribution, Decline, HandOver, LogView, MAX_ADDRESS_BYTES, NewSteps, News, Outcome,
+    RefusalReason, RoundResult, Screening, Tenure, TrainingMetrics, Verdict,
 };
 pub use error::{Blame, RoundError};

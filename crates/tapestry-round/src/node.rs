@@ -8,9 +8,13 @@
 
 mod coordinators;
 mod event;
+mod governing;
 mod participation;
 #[cfg(test)]
 mod tests;
+mod witness;
+
+pub use witness::Seen;
 
 pub use event::{
     ContributedCpt, Measurement, NodeEffect, NodeEvent, NodeInput, Participation, SovereignModel, Subject,
@@ -19,14 +23,29 @@ pub use event::{
 
 use crate::{Announcement, Decline, News, Outcome, RoundError, RoundResult};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use tapestry_core::{Digest, MemberName, PublicKey, Signed, Timestamp};
-use tapestry_governance::Charter;
+use tapestry_governance::{Charter, Departure, Governance, Step};
+use witness::Checked;
 
 /// The state of a node: the fold of its log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     key: PublicKey,
-    charter: Option<Membership>,
+    membership: Option<Membership>,
+    /// A decision whose proof is being read.
+    gathered: Option<governing::Gathered>,
+    /// This member leaves.
+    departure: Option<Signed<Departure>>,
+    is_departure_sent: bool,
+    seen: Option<Seen>,
+    /// Whether the coordinator has this node's cosignature of what was seen.
+    is_cosigned: bool,
+    /// How many entries the round that was accepted last rests on.
+    witnessed_round: Option<u64>,
+    has_seen_two_histories: bool,
+    /// The last base that was on this machine.
+    held: Option<Digest>,
     /// Who coordinates.
     role: coordinators::Role,
     /// The newest model that the charter's chain of publications leads to.
@@ -48,9 +67,15 @@ pub struct Node {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Membership {
-    member: MemberName,
-    digest: Digest,
-    signed: Signed<Charter>,
+    /// None for a moment, while one that was admitted later reads the history of its consortium.
+    member: Option<MemberName>,
+    governance: Arc<Governance>,
+}
+
+impl Membership {
+    fn charter(&self) -> &Charter {
+        &self.governance.charter().document
+    }
 }
 
 /// A node's view of the open round.
@@ -91,7 +116,15 @@ impl Node {
     pub const fn new(key: PublicKey) -> Self {
         Self {
             key,
-            charter: None,
+            membership: None,
+            gathered: None,
+            departure: None,
+            is_departure_sent: false,
+            seen: None,
+            is_cosigned: false,
+            witnessed_round: None,
+            has_seen_two_histories: false,
+            held: None,
             role: coordinators::Role { tenure: None, addresses: BTreeMap::new(), hand_over: None },
             base: None,
             is_base_held: false,
@@ -109,13 +142,13 @@ impl Node {
     /// The charter that this node follows.
     #[must_use]
     pub fn charter(&self) -> Option<&Signed<Charter>> {
-        self.charter.as_ref().map(|membership| &membership.signed)
+        self.membership.as_ref().map(|membership| membership.governance.charter())
     }
 
     /// The name under which this node's key is in the charter.
     #[must_use]
     pub fn member(&self) -> Option<&MemberName> {
-        self.charter.as_ref().map(|membership| &membership.member)
+        self.membership.as_ref()?.member.as_ref()
     }
 
     /// The open round.
@@ -157,25 +190,41 @@ impl Node {
     /// Whether the loop has ended and the Sovereign Model is built and measured.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.sovereign.is_some() && self.pending().is_empty()
+        self.is_over() && self.sovereign.is_some() && self.pending().is_empty()
     }
 
     /// What this state waits to have done, most urgent first. Empty while only the coordinator can move things on.
     #[must_use]
     pub fn pending(&self) -> Vec<NodeEffect> {
-        let (Some(membership), Some(base)) = (&self.charter, self.base) else { return vec![] };
+        let (Some(membership), Some(member), Some(base)) = (&self.membership, self.member(), self.base) else {
+            return vec![];
+        };
+        if self.has_seen_two_histories {
+            return vec![];
+        }
         let mut effects = vec![];
+        if let Some(departure) = self.departure.as_ref().filter(|_| !self.is_departure_sent) {
+            effects.push(NodeEffect::SendDeparture { departure: departure.clone() });
+        }
         let measure =
             |subject, model| (!self.measured.contains(&subject)).then_some(NodeEffect::Measure { subject, model });
-        effects.extend(self.pending_attendance(membership));
-        if let Some(answer) = self.round.as_ref().and_then(|round| round.pending_answer(&membership.member)) {
+        if !self.is_member() {
+            // It goes on with the last base that it has.
+            effects.extend(self.pending_sovereign(self.held.unwrap_or(base)));
+            return effects;
+        }
+        if let Some(seen) = self.seen.as_ref().filter(|_| !self.is_cosigned) {
+            effects.push(NodeEffect::Cosign { checkpoint: seen.checkpoint.clone() });
+        }
+        effects.extend(self.pending_attendance(membership, member));
+        if let Some(answer) = self.round.as_ref().and_then(|round| round.pending_answer(member)) {
             effects.push(answer);
             return effects;
         }
         if let Some(late) = &self.late {
             let NodeRound { announcement: Announcement { round, base, .. }, .. } = late;
             let train = NodeEffect::Train { round: *round, base: *base };
-            effects.push(late.pending_answer(&membership.member).unwrap_or(train));
+            effects.push(late.pending_answer(member).unwrap_or(train));
             return effects;
         }
         if self.is_base_wanted() && !self.is_base_held {
@@ -198,13 +247,28 @@ impl Node {
             let rounds_done = self.last_outcome.as_ref().map_or(0, |outcome| outcome.round);
             effects.extend(measure(Subject::SharedBase { round: rounds_done }, base));
         }
-        if self.last_outcome.as_ref().is_some_and(|outcome| outcome.is_last) && self.round.is_none() {
-            match &self.sovereign {
-                None => effects.push(NodeEffect::BuildSovereign { base }),
-                Some(model) => effects.extend(measure(Subject::Sovereign, model.digest())),
-            }
+        if self.is_over() {
+            effects.extend(self.pending_sovereign(base));
         }
         effects
+    }
+
+    /// Whether there is no further round for this node: all that the charter agrees on have ended, or its member is none any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let Some(membership) = &self.membership else { return false };
+        let rounds_done = self.last_outcome.as_ref().map_or(0, |outcome| outcome.round);
+        !self.is_member() || self.round.is_none() && rounds_done >= membership.charter().rounds.num_rounds
+    }
+
+    fn pending_sovereign(&self, base: Digest) -> Option<NodeEffect> {
+        match self.sovereign.as_ref().filter(|model| model.base() == base) {
+            None => Some(NodeEffect::BuildSovereign { base }),
+            Some(model) => {
+                let (subject, model) = (Subject::Sovereign, model.digest());
+                (!self.measured.contains(&subject)).then_some(NodeEffect::Measure { subject, model })
+            }
+        }
     }
 
     /// Decides what follows from `input`. The state is unchanged until the events are durable and applied.
@@ -213,7 +277,17 @@ impl Node {
     /// [`RoundError`]: the input is not taken, and why.
     pub fn handle(&self, now: Timestamp, input: NodeInput) -> Result<Vec<NodeEvent>, RoundError> {
         match input {
-            NodeInput::Join { charter } => self.join(now, charter),
+            NodeInput::Join { history } => self.join(now, &history),
+            NodeInput::Leave { departure } => self.leave(departure),
+            NodeInput::DepartureSent => {
+                self.expect(self.departure.is_some() && !self.is_departure_sent, "confirmation")?;
+                Ok(vec![NodeEvent::DepartureSent {}])
+            }
+            NodeInput::CosignatureSent { size } => {
+                let is_due = !self.is_cosigned && self.seen.as_ref().is_some_and(|seen| seen.size == size);
+                self.expect(is_due, "confirmation")?;
+                Ok(vec![NodeEvent::CosignatureSent { size }])
+            }
             NodeInput::Participate(participation) => self.participate(participation),
             NodeInput::AttendanceSent { number } => {
                 self.expect(self.is_attendance_due() && number == self.attendance.number, "confirmation")?;
@@ -266,7 +340,8 @@ impl Node {
                 Ok(vec![NodeEvent::Measured(measurement)])
             }
             NodeInput::SovereignBuilt { model, metrics } => {
-                self.expect(self.sovereign.is_none(), "Sovereign Model")?;
+                let is_known = self.sovereign.as_ref().is_some_and(|known| known.base() == model.base());
+                self.expect(!is_known, "Sovereign Model")?;
                 if !metrics.is_finite() {
                     return Err(RoundError::NotFinite { what: "a loss of the Sovereign Build" });
                 }
@@ -275,30 +350,47 @@ impl Node {
         }
     }
 
-    fn join(&self, now: Timestamp, signed: Signed<Charter>) -> Result<Vec<NodeEvent>, RoundError> {
-        let charter = Charter::binding(&signed, now)?;
-        charter.member_of(self.key)?;
-        let found = signed.digest()?;
-        match &self.charter {
-            None => Ok(vec![NodeEvent::Joined { charter: signed }]),
-            Some(known) if known.digest == found => Ok(vec![]),
-            Some(known) => Err(RoundError::OtherCharter { expected: known.digest, found }),
+    /// The name of a member that was admitted after the founding.
+    fn learn_name(&mut self) {
+        let Some(membership) = &mut self.membership else { return };
+        if let Some(name) = membership.governance.member_of(&self.key) {
+            membership.member = Some(name.clone());
         }
     }
 
     /// Checks what the coordinator says and takes what is new.
     fn news(&self, now: Timestamp, news: News) -> Result<Vec<NodeEvent>, RoundError> {
-        let Membership { digest, signed, .. } = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
-        // Its signatures were checked before it went into the log, and what is in the log stays as it is.
-        let charter = &signed.document;
-        charter.check_time(now)?;
+        if self.has_seen_two_histories {
+            return Err(RoundError::TwoHistories);
+        }
         let mut events = vec![];
         let mut next = self.clone();
-        next.take_tenure(charter, *digest, news.tenure, &mut events)?;
+        if let Some(new) = &news.governance {
+            next.take_steps(new, &mut events)?;
+        }
+        let membership = next.membership.clone().ok_or(RoundError::NoCharter)?;
+        let (governance, charter) = (&membership.governance, membership.charter());
+        if !next.is_member() {
+            return Ok(events);
+        }
+        // What it stands on was checked before it went into the log, and what is in the log stays as it is.
+        charter.check_time(now)?;
+        next.take_tenure(governance, news.tenure, &mut events)?;
         let coordinator = next.coordinator().ok_or(RoundError::NoCharter)?;
+        if let Some(view) = &news.log {
+            match next.check_view(view) {
+                Ok(Checked::Known) => {}
+                Ok(Checked::Continues(event)) => next.push(&mut events, event)?,
+                // Nothing else of what this coordinator says is taken.
+                Ok(Checked::Differs(event)) => return Ok(vec![event]),
+                // Without what it rests on, no round is accepted below.
+                Err(RoundError::OldView { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
         if let Some(signed) = news.outcome {
             let outcome = signed.verify_by(&coordinator)?;
-            check_charter(*digest, outcome.charter)?;
+            check_charter(governance, outcome.charter)?;
             let last_round = next.last_outcome.as_ref().map_or(0, |last| last.round);
             if outcome.round > last_round {
                 next.check_outcome(charter, outcome)?;
@@ -306,14 +398,19 @@ impl Node {
             }
         }
         if let Some(signed) = news.hand_over {
-            next.take_hand_over(charter, *digest, signed, &mut events)?;
+            next.take_hand_over(governance, signed, &mut events)?;
         }
         if let Some(signed) = news.announcement {
             let announcement = signed.verify_by(&coordinator)?;
-            check_charter(*digest, announcement.charter)?;
+            check_charter(governance, announcement.charter)?;
             let is_open = next.round.as_ref().is_some_and(|open| open.announcement.round >= announcement.round);
             let is_over = next.last_outcome.as_ref().is_some_and(|last| last.round >= announcement.round);
             if !is_open && !is_over {
+                if announcement.charter != governance.digest() {
+                    // What was decided since comes with the next news, or the coordinator holds it back.
+                    let (expected, found) = (governance.digest(), announcement.charter);
+                    return Err(RoundError::OtherCharter { expected, found });
+                }
                 next.check_announcement(charter, announcement)?;
                 let expected = next.base.ok_or(RoundError::NoCharter)?;
                 if announcement.base != expected {
@@ -323,8 +420,13 @@ impl Node {
                 if let Participation::Away { .. } = self.participation {
                     return Ok(events);
                 }
+                let rests_on = match next.witnessed(news.log.as_ref()) {
+                    Err(RoundError::OldView { .. }) => return Ok(events),
+                    checked => checked?,
+                };
                 let round = announcement.round;
-                next.push(&mut events, NodeEvent::RoundAccepted { announcement: signed })?;
+                let witnessed = news.log.filter(|_| governance.num_witnesses() > 0).map(|view| view.checkpoint);
+                next.push(&mut events, NodeEvent::RoundAccepted { announcement: signed, rests_on, witnessed })?;
                 if let Participation::Decline { .. } = self.participation {
                     next.push(&mut events, NodeEvent::Declining { round, reason: self.participation.words() })?;
                 }
@@ -397,13 +499,35 @@ impl Node {
         let unexpected = RoundError::Unexpected { what: event.name() };
         match event {
             NodeEvent::Joined { charter } => {
-                let member = charter.document.member_of(self.key)?.clone();
+                let governance = Arc::new(Governance::found(charter.clone())?);
+                let member = charter.document.member_of(self.key).ok().cloned();
                 self.base = Some(charter.document.base);
-                self.charter = Some(Membership { member, digest: charter.digest()?, signed: charter.clone() });
+                self.membership = Some(Membership { member, governance });
             }
+            NodeEvent::Proposed { proposal } => self.apply_proposal(proposal),
+            NodeEvent::Voted { vote } => self.apply_vote(vote)?,
+            NodeEvent::Decided { proposal } => {
+                self.apply_decision(*proposal)?;
+                self.learn_name();
+            }
+            NodeEvent::KeyRotated { rotation } => self.apply_step(&Step::Rotated(rotation.clone()))?,
+            NodeEvent::Left { departure } => self.apply_step(&Step::Left(departure.clone()))?,
+            NodeEvent::CharterReplaced { charter } => {
+                self.apply_step(&Step::Founded(Box::new(charter.clone())))?;
+                self.learn_name();
+            }
+            NodeEvent::Leaving { departure } => {
+                self.departure = Some(departure.clone());
+                (self.round, self.late) = (None, None);
+            }
+            NodeEvent::DepartureSent {} => self.is_departure_sent = true,
+            NodeEvent::CheckpointSeen { checkpoint } => self.apply_seen(checkpoint)?,
+            NodeEvent::CosignatureSent { .. } => self.is_cosigned = true,
+            NodeEvent::HistoriesDiffer { .. } => self.has_seen_two_histories = true,
             NodeEvent::CoordinatorChanged { tenure } => self.apply_tenure(&tenure.document),
             NodeEvent::CoordinatorMoves { hand_over } => self.apply_hand_over(&hand_over.document),
-            NodeEvent::RoundAccepted { announcement } => {
+            NodeEvent::RoundAccepted { announcement, rests_on, .. } => {
+                self.witnessed_round = Some(*rests_on);
                 let announcement = announcement.document.clone();
                 self.round = Some(NodeRound { announcement, progress: Progress::Accepted });
             }
@@ -424,7 +548,10 @@ impl Node {
                 self.round = None;
                 self.last_outcome = Some(outcome);
             }
-            NodeEvent::BaseHeld { .. } => self.is_base_held = true,
+            NodeEvent::BaseHeld { base, .. } => {
+                self.is_base_held = true;
+                self.held = Some(*base);
+            }
             NodeEvent::Trained { round, contributed } => {
                 self.round_mut(*round).ok_or(unexpected)?.progress = Progress::Trained(contributed.clone());
             }
@@ -458,14 +585,19 @@ impl Node {
             NodeEvent::Measured(measurement) => {
                 self.measured.insert(measurement.subject);
             }
-            NodeEvent::SovereignBuilt { model, .. } => self.sovereign = Some(model.clone()),
+            NodeEvent::SovereignBuilt { model, .. } => {
+                self.measured.remove(&Subject::Sovereign);
+                self.sovereign = Some(model.clone());
+            }
         }
         Ok(())
     }
 }
 
-fn check_charter(expected: Digest, found: Digest) -> Result<(), RoundError> {
-    if expected == found { Ok(()) } else { Err(RoundError::OtherCharter { expected, found }) }
+/// What is signed under a charter is of this consortium.
+fn check_charter(governance: &Governance, found: Digest) -> Result<(), RoundError> {
+    let expected = governance.digest();
+    if governance.knows(&found) { Ok(()) } else { Err(RoundError::OtherCharter { expected, found }) }
 }
 
 /// A reason as long as the coordinator accepts.

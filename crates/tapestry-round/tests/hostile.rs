@@ -96,7 +96,7 @@ fn charter() -> Signed<Charter> {
 
 fn joined() -> Node {
     let mut node = Node::new(key(1).public());
-    for event in node.handle(at(1), NodeInput::Join { charter: charter() }).unwrap() {
+    for event in node.handle(at(1), NodeInput::join(charter())).unwrap() {
         node.apply(&event).unwrap();
     }
     node
@@ -165,7 +165,7 @@ fn what_a_coordinator_is_told() {
 fn what_a_node_is_told() {
     let (node, charter) = (joined(), charter().digest().unwrap());
     let says = |tenure, hand_over, announcement, outcome| {
-        let news = News { version: 1, tenure, hand_over, announcement, outcome };
+        let news = News { version: 1, tenure, hand_over, announcement, outcome, ..News::default() };
         node.handle(at(2), NodeInput::News(news)).is_ok_and(|events| !events.is_empty())
     };
     let base = Digest::of(b"base");
@@ -195,5 +195,5 @@ fn what_a_node_is_told() {
 #[test]
 fn what_members_are_asked_to_follow() {
     let node = Node::new(key(1).public());
-    nothing_else_is_taken(&charter(), |charter| node.handle(at(2), NodeInput::Join { charter }).is_ok());
+    nothing_else_is_taken(&charter(), |charter| node.handle(at(2), NodeInput::join(charter)).is_ok());
 }

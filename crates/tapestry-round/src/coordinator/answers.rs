@@ -1,13 +1,14 @@
 //! What members answer: whose word it is, for which round, and whether it comes in time.
 
 use super::{Answer, Coordinator, CoordinatorEvent, LateContribution, Phase, Round};
+use crate::documents::short;
 use crate::{Attendance, Blame, Contribution, Decline, RoundError, Verdict};
 use tapestry_core::{Digest, MemberName, PublicKey, Signed, Timestamp};
 use tapestry_governance::Charter;
 
 impl Answer {
     pub(super) fn away(attendance: &Attendance) -> Self {
-        Self::Absent(Verdict::Away { reason: attendance.reason.clone() })
+        Self::Absent(Verdict::Away { reason: short(&attendance.reason) })
     }
 
     fn contribution(&self) -> Option<&Contribution> {
@@ -40,7 +41,7 @@ impl Coordinator {
     /// # Errors
     /// Why not.
     pub fn takes_weights_of(&self, member: &MemberName, now: Timestamp) -> Result<u32, RoundError> {
-        let (_, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
+        let (_, charter) = self.in_force()?;
         if let Some(given) = &self.hand_over {
             return Err(RoundError::HandedOver { to: given.to });
         }
@@ -50,12 +51,12 @@ impl Coordinator {
             return match known {
                 None | Some(Answer::Absent(Verdict::Away { .. })) => Ok(due),
                 Some(answer) if answer.contribution().is_some_and(|known| known.round < due) => Ok(due),
-                Some(Answer::Absent(Verdict::Missing)) if signed.document.rounds.late_rounds > 0 => Ok(due),
+                Some(Answer::Absent(Verdict::Missing)) if charter.rounds.late_rounds > 0 => Ok(due),
                 Some(_) => Err(RoundError::AlreadyAnswered { member: member.clone(), round: due }),
             };
         }
         let has_answered = self.round.as_ref().and_then(|round| round.answers.get(member)?.contribution()).is_some();
-        if has_answered || signed.document.rounds.late_rounds == 0 || self.is_complete() {
+        if has_answered || charter.rounds.late_rounds == 0 || self.is_complete() {
             return Err(RoundError::NoRound);
         }
         Ok(due)
@@ -177,7 +178,7 @@ impl Coordinator {
             Err(RoundError::Late { round: number, reason })
         };
         match round.answers.get(&decline.member) {
-            Some(Answer::Absent(Verdict::Declined { reason })) if *reason == decline.reason => Ok(false),
+            Some(Answer::Absent(Verdict::Declined { reason })) if *reason == short(&decline.reason) => Ok(false),
             Some(Answer::Absent(Verdict::Missing)) => late(),
             // Away says as much.
             Some(Answer::Absent(Verdict::Away { .. })) => Ok(round.is_open(now)),
@@ -233,11 +234,8 @@ impl Coordinator {
 
     /// The base that a round starts from, where it is known already.
     fn base_of(&self, number: u32) -> Option<Digest> {
-        match number.checked_sub(2) {
-            None if number == 1 => self.charter.as_ref().map(|(_, signed)| signed.document.base),
-            None => None,
-            Some(before) => self.outcomes.get(before as usize).map(|outcome| outcome.base),
-        }
+        let known = number.checked_sub(1).and_then(|before| self.bases.get(before as usize)).copied();
+        known.or_else(|| self.base.filter(|_| number == self.due()))
     }
 
     fn replayed(&self, found: u32) -> RoundError {
@@ -251,15 +249,13 @@ impl Coordinator {
         member: &MemberName,
         charter_digest: Digest,
     ) -> Result<&Charter, RoundError> {
-        let (expected, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
-        let name = signed.document.member_of(sender)?;
-        if name != member {
-            return Err(RoundError::OtherMember { sender: name.clone(), found: member.clone() });
+        let (expected, charter) = self.in_force()?;
+        self.check_member(sender, member)?;
+        // What was made under an earlier charter of this consortium says for which round it is.
+        if self.governance().is_none_or(|governance| !governance.knows(&charter_digest)) {
+            return Err(RoundError::OtherCharter { expected, found: charter_digest });
         }
-        if charter_digest != *expected {
-            return Err(RoundError::OtherCharter { expected: *expected, found: charter_digest });
-        }
-        Ok(&signed.document)
+        Ok(charter)
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{Announcement, Attendance, Contribution, Decline, HandOver, Outcome, Screening, Tenure, Verdict};
 use serde::{Deserialize, Serialize};
 use tapestry_core::{Digest, MemberName, PublicKey, Signed};
-use tapestry_governance::Charter;
+use tapestry_governance::{Charter, Departure, KeyRotation, Proposal, Vote};
 use tapestry_merge::Method;
 use tapestry_merge::weights::WeightRecord;
 
@@ -63,6 +63,39 @@ pub enum CoordinatorInput {
         /// What it says.
         attendance: Signed<Attendance>,
     },
+    /// A member proposes a decision.
+    Propose {
+        /// The key that the connection was authenticated with.
+        sender: PublicKey,
+        /// What it says.
+        proposal: Box<Signed<Proposal>>,
+    },
+    /// A member votes.
+    Vote {
+        /// The key that the connection was authenticated with.
+        sender: PublicKey,
+        /// What it says.
+        vote: Signed<Vote>,
+    },
+    /// A member takes another key.
+    Rotate {
+        /// The key that the connection was authenticated with: the old one.
+        sender: PublicKey,
+        /// What it says.
+        rotation: Signed<KeyRotation>,
+    },
+    /// A member leaves for good.
+    Leave {
+        /// The key that the connection was authenticated with.
+        sender: PublicKey,
+        /// What it says.
+        departure: Signed<Departure>,
+    },
+    /// Members have cosigned a checkpoint of this log.
+    Witnessed {
+        /// The checkpoint with their cosignatures.
+        checkpoint: String,
+    },
     /// A contribution was measured.
     Screened {
         /// The round.
@@ -112,6 +145,42 @@ pub enum CoordinatorEvent {
     RoleHandedOver {
         /// To whom.
         hand_over: HandOver,
+    },
+    /// A member proposes a decision.
+    Proposed {
+        /// With its signature.
+        proposal: Box<Signed<Proposal>>,
+    },
+    /// A member has voted.
+    Voted {
+        /// With its signature.
+        vote: Signed<Vote>,
+    },
+    /// A proposal is decided, and what it changes is in force from here on.
+    Decided {
+        /// The proposal.
+        proposal: Digest,
+        /// Whether it was adopted.
+        adopted: bool,
+        /// How many votes for it were needed.
+        required: u32,
+        /// How the votes fell, or why there was nothing to decide any more.
+        reason: String,
+    },
+    /// A member takes another key, from the end of the open round on.
+    KeyRotated {
+        /// With both signatures.
+        rotation: Signed<KeyRotation>,
+    },
+    /// A member has left for good.
+    Left {
+        /// With its signature.
+        departure: Signed<Departure>,
+    },
+    /// Enough members have cosigned a checkpoint of this log.
+    Witnessed {
+        /// The checkpoint with their cosignatures.
+        checkpoint: String,
     },
     /// The charter's base was measured.
     BaseMeasured {
@@ -228,6 +297,20 @@ pub struct LateContribution {
 }
 
 impl CoordinatorEvent {
+    /// Whether members have to witness the log up to here before the next round opens.
+    pub(super) const fn asks_for_witnesses(&self) -> bool {
+        matches!(
+            self,
+            Self::CharterAdopted { .. }
+                | Self::RoleTaken { .. }
+                | Self::BaseMeasured { .. }
+                | Self::Decided { .. }
+                | Self::KeyRotated { .. }
+                | Self::Left { .. }
+                | Self::Ended { .. }
+        )
+    }
+
     /// The event's name, as in its JSON form.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -235,6 +318,12 @@ impl CoordinatorEvent {
             Self::CharterAdopted { .. } => "charter_adopted",
             Self::RoleTaken { .. } => "role_taken",
             Self::RoleHandedOver { .. } => "role_handed_over",
+            Self::Proposed { .. } => "proposed",
+            Self::Voted { .. } => "voted",
+            Self::Decided { .. } => "decided",
+            Self::KeyRotated { .. } => "key_rotated",
+            Self::Left { .. } => "left",
+            Self::Witnessed { .. } => "witnessed",
             Self::BaseMeasured { .. } => "base_measured",
             Self::CommunityMeasured { .. } => "community_measured",
             Self::RoundAnnounced { .. } => "round_announced",

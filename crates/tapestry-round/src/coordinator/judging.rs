@@ -1,6 +1,7 @@
 //! Verdicts, the gate, and what members are told of a round: all of it follows from the charter and from what was measured.
 
 use super::{Answer, Coordinator, Phase};
+use crate::documents::short;
 use crate::{Outcome, RefusalReason, RoundError, RoundResult, Screening, Verdict};
 use tapestry_core::{Digest, MemberName};
 use tapestry_merge::weights::WeightRecord;
@@ -15,7 +16,7 @@ impl Coordinator {
         screening: &Screening,
     ) -> Result<Verdict, RoundError> {
         const LATE_RESULT: RoundError = RoundError::Unexpected { what: "screening result" };
-        let (_, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
+        let (_, charter) = self.in_force()?;
         let round = self.round.as_ref().filter(|round| round.announcement.round == number).ok_or(LATE_RESULT)?;
         let staleness = match round.answers.get(member) {
             Some(Answer::Received(signed)) if signed.document.weights == weights => {
@@ -23,18 +24,18 @@ impl Coordinator {
             }
             _ => return Err(LATE_RESULT),
         };
-        let limit = signed.document.screening.max_relative_change;
-        let floor = self.floor(&signed.document);
+        let limit = charter.screening.max_relative_change;
+        let floor = self.floor(charter);
         let reasons = match screening {
-            Screening::Malformed { what } => vec![RefusalReason::Malformed { what: what.clone() }],
+            Screening::Malformed { what } => vec![RefusalReason::Malformed { what: short(what) }],
             Screening::NotFinite { tensor, index } => {
-                vec![RefusalReason::NotFinite { tensor: tensor.clone(), index: *index }]
+                vec![RefusalReason::NotFinite { tensor: short(tensor), index: *index }]
             }
             Screening::Measured { relative_change, bpb, community_bpb } => {
                 // Written so that a NaN is refused.
                 let is_near = *relative_change <= limit;
                 let accepted = bpb.filter(|bpb| is_near && *bpb <= floor);
-                let lacks_score = signed.document.merge.weighting.needs_community_texts() && community_bpb.is_none();
+                let lacks_score = charter.merge.weighting.needs_community_texts() && community_bpb.is_none();
                 if let Some(bpb) = accepted.filter(|_| !lacks_score) {
                     let (relative_change, community_bpb) = (*relative_change, *community_bpb);
                     return Ok(Verdict::Accepted { bpb, relative_change, community_bpb, staleness });
@@ -58,14 +59,14 @@ impl Coordinator {
     /// The charter's gate over the merged model.
     pub(super) fn gate(&self, number: u32, model: Digest, bpb: f64) -> Result<Outcome, RoundError> {
         const LATE_RESULT: RoundError = RoundError::Unexpected { what: "measurement of a merged model" };
-        let (_, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
+        let (_, charter) = self.in_force()?;
         let round = self.round.as_ref().filter(|round| round.announcement.round == number).ok_or(LATE_RESULT)?;
         let Phase::Gating { weights, model: expected, .. } = &round.phase else { return Err(LATE_RESULT) };
         if *expected != model {
             return Err(LATE_RESULT);
         }
-        let adopted = self.measured.get(&signed.document.base).copied().ok_or(LATE_RESULT)?;
-        let limit = adopted * (1.0 + signed.document.gate.max_bpb_rise);
+        let adopted = self.measured.get(&charter.base).copied().ok_or(LATE_RESULT)?;
+        let limit = adopted * (1.0 + charter.gate.max_bpb_rise);
         if bpb <= limit {
             return self.outcome(model, RoundResult::Published { bpb }, weights.clone());
         }
@@ -83,7 +84,7 @@ impl Coordinator {
         result: RoundResult,
         weights: Vec<WeightRecord>,
     ) -> Result<Outcome, RoundError> {
-        let (charter, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
+        let (digest, charter) = self.in_force()?;
         let round = self.round.as_ref().ok_or(RoundError::NoRound)?;
         let verdict = |answer: &Answer| match answer {
             Answer::Judged(_, verdict) | Answer::Absent(verdict) => Some(verdict.clone()),
@@ -92,7 +93,7 @@ impl Coordinator {
         let verdicts =
             round.answers.iter().filter_map(|(name, answer)| Some((name.clone(), verdict(answer)?))).collect();
         let number = round.announcement.round;
-        let is_last = number >= signed.document.rounds.num_rounds;
-        Ok(Outcome { charter: *charter, round: number, base, result, verdicts, weights, is_last })
+        let is_last = number >= charter.rounds.num_rounds;
+        Ok(Outcome { charter: digest, round: number, base, result, verdicts, weights, is_last })
     }
 }

@@ -40,8 +40,8 @@ impl Coordinator {
     /// # Errors
     /// Where it may not.
     pub fn next_tenure(&self, key: PublicKey, address: Option<String>) -> Result<Tenure, RoundError> {
-        let (charter, _) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
-        let tenure = Tenure { charter: *charter, number: self.tenure_number() + 1, coordinator: key, address };
+        let (charter, _) = self.in_force()?;
+        let tenure = Tenure { charter, number: self.tenure_number() + 1, coordinator: key, address };
         self.check_tenure(&tenure)?;
         Ok(tenure)
     }
@@ -52,11 +52,11 @@ impl Coordinator {
     }
 
     fn check_tenure(&self, tenure: &Tenure) -> Result<(), RoundError> {
-        let (expected, charter) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
+        let (expected, charter) = self.in_force()?;
         let refused = |reason: String| Err(RoundError::Role { reason });
-        charter.document.check_may_coordinate(tenure.coordinator)?;
-        if tenure.charter != *expected {
-            return Err(RoundError::OtherCharter { expected: *expected, found: tenure.charter });
+        charter.check_may_coordinate(tenure.coordinator)?;
+        if tenure.charter != expected {
+            return Err(RoundError::OtherCharter { expected, found: tenure.charter });
         }
         if tenure.coordinator == self.holder() {
             return refused(format!("{} has it already", tenure.coordinator));
@@ -72,21 +72,25 @@ impl Coordinator {
     }
 
     pub(super) fn give_away(&self, to: PublicKey, address: Option<String>) -> Result<HandOver, RoundError> {
-        let (charter, signed) = self.charter.as_ref().ok_or(RoundError::NoCharter)?;
-        signed.document.check_may_coordinate(to)?;
+        let (charter, terms) = self.in_force()?;
+        terms.check_may_coordinate(to)?;
         if to == self.holder() {
             return Err(RoundError::Role { reason: format!("{to} has it already") });
         }
         check_address(address.as_deref())?;
-        Ok(HandOver { charter: *charter, number: self.tenure_number(), to, address })
+        Ok(HandOver { charter, number: self.tenure_number(), to, address })
     }
 
     /// Who may take the log over after an event, where the event changes that: what the ledger's entry names as successors.
     #[must_use]
     pub fn successors(&self, event: &CoordinatorEvent) -> Option<BTreeSet<PublicKey>> {
         match event {
-            CoordinatorEvent::CharterAdopted { charter } => Some(charter.document.coordinators()),
-            CoordinatorEvent::RoleTaken { .. } => Some(self.charter()?.document.coordinators()),
+            CoordinatorEvent::Decided { adopted: true, .. } if self.hand_over.is_some() => {
+                self.hand_over.as_ref().map(|given| [given.to].into())
+            }
+            CoordinatorEvent::CharterAdopted { .. }
+            | CoordinatorEvent::Decided { adopted: true, .. }
+            | CoordinatorEvent::RoleTaken { .. } => Some(self.charter()?.document.coordinators()),
             CoordinatorEvent::RoleHandedOver { hand_over } => Some([hand_over.to].into()),
             _ => None,
         }

@@ -4,8 +4,8 @@ use super::{Node, NodeEvent};
 use crate::documents::is_address;
 use crate::{HandOver, RoundError, Tenure};
 use std::collections::BTreeMap;
-use tapestry_core::{Digest, PublicKey, Signed};
-use tapestry_governance::Charter;
+use tapestry_core::{PublicKey, Signed};
+use tapestry_governance::Governance;
 
 /// What a node knows of the coordinator's role.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,8 +22,9 @@ impl Node {
     /// The key that has the coordinator's role, as far as this node knows; none before it has joined.
     #[must_use]
     pub fn coordinator(&self) -> Option<PublicKey> {
-        let charter = self.charter()?;
-        Some(self.role.tenure.as_ref().map_or(charter.document.coordinator, |tenure| tenure.coordinator))
+        // Until another takes the role, whoever founded the log has it, even where members have chosen another since.
+        let founder = self.governance()?.founding().document.coordinator;
+        Some(self.role.tenure.as_ref().map_or(founder, |tenure| tenure.coordinator))
     }
 
     /// The key to which the holder has given the role, where it has and this node does not know yet that it was taken.
@@ -42,12 +43,12 @@ impl Node {
     /// Takes up who has the role. Who had it before is not followed any more.
     pub(super) fn take_tenure(
         &mut self,
-        charter: &Charter,
-        digest: Digest,
+        governance: &Governance,
         tenure: Option<Signed<Tenure>>,
         events: &mut Vec<NodeEvent>,
     ) -> Result<(), RoundError> {
         let known = self.role.tenure.as_ref().map_or(1, |tenure| tenure.number);
+        let charter = &governance.charter().document;
         let holder = self.coordinator().unwrap_or(charter.coordinator);
         let found = tenure.as_ref().map_or(1, |tenure| tenure.document.number);
         if found < known {
@@ -55,9 +56,8 @@ impl Node {
         }
         let Some(signed) = tenure else { return Ok(()) };
         let claimed = signed.document.coordinator;
-        charter.check_may_coordinate(claimed)?;
         let tenure = signed.verify_by(&claimed)?;
-        super::check_charter(digest, tenure.charter)?;
+        super::check_charter(governance, tenure.charter)?;
         if found == known {
             // Of two who say that they took the role at the same turn, one lies.
             if claimed != holder {
@@ -66,6 +66,7 @@ impl Node {
             }
             return Ok(());
         }
+        charter.check_may_coordinate(claimed)?;
         check_address(tenure.address.as_deref())?;
         self.push(events, NodeEvent::CoordinatorChanged { tenure: signed })
     }
@@ -73,13 +74,13 @@ impl Node {
     /// Takes up who will have the role.
     pub(super) fn take_hand_over(
         &mut self,
-        charter: &Charter,
-        digest: Digest,
+        governance: &Governance,
         signed: Signed<HandOver>,
         events: &mut Vec<NodeEvent>,
     ) -> Result<(), RoundError> {
+        let charter = &governance.charter().document;
         let hand_over = signed.verify_by(&self.coordinator().unwrap_or(charter.coordinator))?;
-        super::check_charter(digest, hand_over.charter)?;
+        super::check_charter(governance, hand_over.charter)?;
         charter.check_may_coordinate(hand_over.to)?;
         check_address(hand_over.address.as_deref())?;
         let known = self.role.tenure.as_ref().map_or(1, |tenure| tenure.number);

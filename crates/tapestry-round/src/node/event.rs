@@ -1,9 +1,11 @@
 //! What goes into a node, what it writes, and what it asks to have done.
 
-use crate::{Announcement, Attendance, Contribution, Decline, HandOver, News, Outcome, Tenure, TrainingMetrics};
+use crate::{
+    Announcement, Attendance, Contribution, Decline, HandOver, LogView, News, Outcome, Tenure, TrainingMetrics,
+};
 use serde::{Deserialize, Serialize};
 use tapestry_core::{Digest, Signed};
-use tapestry_governance::Charter;
+use tapestry_governance::{Charter, CharterHistory, Departure, KeyRotation, Proposal, Vote};
 
 /// The result of Contributed CPT: the only thing that a contribution can be made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -147,8 +149,20 @@ impl Participation {
 pub enum NodeInput {
     /// The operator joins under a charter.
     Join {
-        /// With its signatures.
-        charter: Signed<Charter>,
+        /// The founding charter, and every step since.
+        history: Box<CharterHistory>,
+    },
+    /// This member leaves for good.
+    Leave {
+        /// With its signature.
+        departure: Signed<Departure>,
+    },
+    /// The coordinator knows that.
+    DepartureSent,
+    /// The coordinator has this node's cosignature.
+    CosignatureSent {
+        /// How many entries were cosigned.
+        size: u64,
     },
     /// The operator says how this member takes part.
     Participate(Participation),
@@ -208,6 +222,14 @@ pub enum NodeInput {
     },
 }
 
+impl NodeInput {
+    /// Joins a consortium in which nothing was decided since its founding.
+    #[must_use]
+    pub fn join(founding: Signed<Charter>) -> Self {
+        Self::Join { history: Box::new(CharterHistory { founding, steps: vec![] }) }
+    }
+}
+
 /// What a node's log says.
 #[expect(clippy::large_enum_variant, reason = "one event of a log holds the charter; few are in memory at a time")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -243,10 +265,70 @@ pub enum NodeEvent {
         /// The round.
         round: u32,
     },
+    /// A member's proposal that was decided.
+    Proposed {
+        /// With its signature.
+        proposal: Box<Signed<Proposal>>,
+    },
+    /// A vote on it.
+    Voted {
+        /// With its signature.
+        vote: Signed<Vote>,
+    },
+    /// The votes before this carry the proposal, and what it changes is in force here.
+    Decided {
+        /// The proposal.
+        proposal: Digest,
+    },
+    /// A member has another key.
+    KeyRotated {
+        /// With both signatures.
+        rotation: Signed<KeyRotation>,
+    },
+    /// A member has left.
+    Left {
+        /// With its signature.
+        departure: Signed<Departure>,
+    },
+    /// A charter with rules for deciding is in force, by the signatures of the quorum.
+    CharterReplaced {
+        /// With its signatures.
+        charter: Signed<Charter>,
+    },
+    /// This member leaves: nothing is sent for it any more.
+    Leaving {
+        /// With its signature.
+        departure: Signed<Departure>,
+    },
+    /// The coordinator knows that this member has left.
+    DepartureSent {},
+    /// The coordinator's log was seen so far, and continues all that was seen of it before.
+    CheckpointSeen {
+        /// The checkpoint as it was shown.
+        checkpoint: String,
+    },
+    /// The coordinator has this node's cosignature of it.
+    CosignatureSent {
+        /// How many entries.
+        size: u64,
+    },
+    /// The coordinator has shown two histories that are not one. This node takes no part any more.
+    HistoriesDiffer {
+        /// What was seen before.
+        seen: String,
+        /// What was shown now, with the proof that does not hold.
+        shown: LogView,
+    },
     /// A round was announced and holds up to the charter.
     RoundAccepted {
         /// With the coordinator's signature.
         announcement: Signed<Announcement>,
+        /// How many entries of the coordinator's log had been seen.
+        #[serde(default)]
+        rests_on: u64,
+        /// The checkpoint that it rests on, with the cosignatures of the members, where the charter asks for them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        witnessed: Option<String>,
     },
     /// A base is on this machine.
     BaseHeld {
@@ -308,6 +390,17 @@ impl NodeEvent {
             Self::Participates { .. } => "participates",
             Self::AttendanceSent { .. } => "attendance_sent",
             Self::LateRefused { .. } => "late_refused",
+            Self::Proposed { .. } => "proposed",
+            Self::Voted { .. } => "voted",
+            Self::Decided { .. } => "decided",
+            Self::KeyRotated { .. } => "key_rotated",
+            Self::Left { .. } => "left",
+            Self::CharterReplaced { .. } => "charter_replaced",
+            Self::Leaving { .. } => "leaving",
+            Self::DepartureSent {} => "departure_sent",
+            Self::CheckpointSeen { .. } => "checkpoint_seen",
+            Self::CosignatureSent { .. } => "cosignature_sent",
+            Self::HistoriesDiffer { .. } => "histories_differ",
             Self::RoundAccepted { .. } => "round_accepted",
             Self::BaseHeld { .. } => "base_held",
             Self::Trained { .. } => "trained",
@@ -346,6 +439,16 @@ pub enum NodeEffect {
     SendDecline {
         /// What to sign.
         decline: Decline,
+    },
+    /// Send that this member has left; answer with `DepartureSent`.
+    SendDeparture {
+        /// With its signature.
+        departure: Signed<Departure>,
+    },
+    /// Cosign a checkpoint of the coordinator's log and send that; answer with `CosignatureSent`.
+    Cosign {
+        /// The checkpoint.
+        checkpoint: String,
     },
     /// Sign and send; answer with `AttendanceSent`.
     SendAttendance {

@@ -66,8 +66,8 @@ impl Node {
         self.attendance.number > self.confirmed_attendance
     }
 
-    pub(super) fn pending_attendance(&self, membership: &Membership) -> Option<NodeEffect> {
-        let (charter, member) = (membership.digest, membership.member.clone());
+    pub(super) fn pending_attendance(&self, membership: &Membership, member: &MemberName) -> Option<NodeEffect> {
+        let (charter, member) = (membership.governance.digest(), member.clone());
         let Attendance { number, is_present, reason } = self.attendance.clone();
         let attendance = crate::Attendance { charter, member, number, is_present, reason };
         self.is_attendance_due().then_some(NodeEffect::SendAttendance { attendance })
@@ -76,12 +76,12 @@ impl Node {
     /// Whether the newest base is needed here: a member that is away fetches the last one only.
     pub(super) fn is_base_wanted(&self) -> bool {
         let is_away = matches!(self.participation, Participation::Away { .. });
-        self.round.is_some() || self.last_outcome.as_ref().is_some_and(|outcome| outcome.is_last || !is_away)
+        self.round.is_some() || self.last_outcome.is_some() && (self.is_over() || !is_away)
     }
 
     /// The round in which this node is late once `outcome` is taken, if the charter still lets it be.
     pub(super) fn still_late(&mut self, outcome: &Outcome) -> Option<NodeRound> {
-        let terms = &self.charter.as_ref()?.signed.document.rounds;
+        let terms = &self.membership.as_ref()?.charter().rounds;
         let (limit, num_rounds) = (terms.late_rounds, terms.num_rounds);
         let is_held = self.is_base_held;
         let is_waited_for = |round: &NodeRound| match round.progress {
@@ -89,7 +89,7 @@ impl Node {
             Progress::Trained(_) => true,
             _ => false,
         };
-        let member = &self.charter.as_ref()?.member;
+        let member = self.membership.as_ref()?.member.as_ref()?;
         let current = self.round.take().filter(is_waited_for);
         // Where the outcome knows of an answer to this very round, it is one whose confirmation was lost.
         let knows_of_answer = |round: &NodeRound| {

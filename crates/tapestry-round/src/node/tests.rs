@@ -85,10 +85,9 @@ fn outcome(round: u32, base: &str) -> Outcome {
 fn news(signer: u8, announcement: Option<Announcement>, outcome: Option<Outcome>) -> NodeInput {
     NodeInput::News(News {
         version: 1,
-        tenure: None,
-        hand_over: None,
         announcement: announcement.map(|document| Signed::by(document, &key(signer)).expect("signs")),
         outcome: outcome.map(|document| Signed::by(document, &key(signer)).expect("signs")),
+        ..News::default()
     })
 }
 
@@ -106,7 +105,7 @@ impl Run {
     /// France, joined.
     fn joined() -> Self {
         let mut run = Self::new(FRANCE);
-        run.input(NodeInput::Join { charter: charter(&[1, 2]) }).expect("joins");
+        run.input(NodeInput::join(charter(&[1, 2]))).expect("joins");
         run
     }
 
@@ -180,7 +179,7 @@ fn a_node_goes_through_two_rounds_to_its_sovereign_model() {
 #[test]
 fn a_charter_without_its_quorum_is_not_joined() {
     for signers in [&[][..], &[1], &[1, STRANGER], &[1, COORDINATOR]] {
-        let error = Run::new(FRANCE).refuses(NodeInput::Join { charter: charter(signers) });
+        let error = Run::new(FRANCE).refuses(NodeInput::join(charter(signers)));
         assert!(matches!(error, RoundError::Charter(CharterError::Signatures(_))), "{signers:?}: {error}");
     }
 }
@@ -190,14 +189,14 @@ fn a_charter_with_a_forged_signature_is_not_joined_even_with_enough_true_ones() 
     let mut forged = charter(&[1, 2, 3]);
     let signature = key(STRANGER).sign(b"something else");
     forged.signatures.insert(key(3).public(), signature);
-    let error = Run::new(FRANCE).refuses(NodeInput::Join { charter: forged });
+    let error = Run::new(FRANCE).refuses(NodeInput::join(forged));
     assert!(matches!(error, RoundError::Charter(CharterError::Signatures(_))), "{error}");
 }
 
 #[test]
 fn a_charter_that_does_not_list_this_node_is_not_joined() {
     for outsider in [STRANGER, COORDINATOR] {
-        let error = Run::new(outsider).refuses(NodeInput::Join { charter: charter(&[1, 2]) });
+        let error = Run::new(outsider).refuses(NodeInput::join(charter(&[1, 2])));
         assert!(matches!(error, RoundError::Charter(CharterError::NotAMember { .. })), "{error}");
     }
 }
@@ -205,7 +204,7 @@ fn a_charter_that_does_not_list_this_node_is_not_joined() {
 #[test]
 fn an_expired_or_early_charter_is_neither_joined_nor_followed() {
     for ms in [999, 2_000] {
-        let verdict = Run::new(FRANCE).input_at(ms, NodeInput::Join { charter: charter(&[1, 2]) });
+        let verdict = Run::new(FRANCE).input_at(ms, NodeInput::join(charter(&[1, 2])));
         assert!(matches!(verdict, Err(RoundError::Charter(CharterError::Expired { .. }))), "{ms}");
         let verdict = Run::joined().input_at(ms, news(COORDINATOR, Some(announcement(1, "base")), None));
         assert!(matches!(verdict, Err(RoundError::Charter(CharterError::Expired { .. }))), "{ms}");
@@ -215,7 +214,7 @@ fn an_expired_or_early_charter_is_neither_joined_nor_followed() {
 #[test]
 fn a_second_charter_does_not_replace_the_first_without_saying_so() {
     let mut run = Run::joined();
-    run.input(NodeInput::Join { charter: charter(&[2, 3]) }).expect("the same charter with other signatures");
+    run.input(NodeInput::join(charter(&[2, 3]))).expect("the same charter with other signatures");
     assert_eq!(run.log.len(), 1);
     let mut terms = CharterTerms::from(charter(&[]).document);
     terms.consortium = "Another".into();
@@ -223,7 +222,7 @@ fn a_second_charter_does_not_replace_the_first_without_saying_so() {
     for n in [1, 2, 3] {
         other.sign(&key(n)).expect("signs");
     }
-    assert!(matches!(run.refuses(NodeInput::Join { charter: other }), RoundError::OtherCharter { .. }));
+    assert!(matches!(run.refuses(NodeInput::join(other)), RoundError::OtherCharter { .. }));
 }
 
 #[test]
@@ -250,8 +249,7 @@ fn only_the_coordinator_that_the_charter_lists_is_believed() {
 fn the_coordinators_signature_does_not_carry_over_to_other_content() {
     let mut signed = Signed::by(announcement(1, "base"), &key(COORDINATOR)).expect("signs");
     signed.document.closes_at = at(9_999);
-    let input =
-        NodeInput::News(News { version: 1, tenure: None, hand_over: None, announcement: Some(signed), outcome: None });
+    let input = NodeInput::News(News { version: 1, announcement: Some(signed), ..News::default() });
     assert!(matches!(Run::joined().refuses(input), RoundError::Signature(_)));
 }
 

@@ -38,7 +38,7 @@ fn round_one_without_iran(run: &mut Run) -> CoordinatorInput {
 }
 
 fn attend(run: &mut Run, ms: u64, number: u64, is_present: bool) -> Result<(), RoundError> {
-    let (charter, _) = run.state.charter.clone().expect("a charter");
+    let charter = run.state.governance().expect("a charter").digest();
     let attendance = Attendance { charter, member: name("iran"), number, is_present, reason: "harvest".into() };
     let attendance = Signed::by(attendance, &key(3)).expect("signs");
     run.input(ms, CoordinatorInput::Attend { sender: key(3).public(), attendance })
@@ -169,7 +169,7 @@ fn an_attendance_is_taken_once_in_its_order_and_from_its_member() {
     }
     attend(&mut run, 4, 2, true).expect("comes back");
     assert!(attend(&mut run, 5, 1, false).is_err(), "a replayed leave does not send it away again");
-    let (charter, _) = run.state.charter.clone().expect("a charter");
+    let charter = run.state.governance().expect("a charter").digest();
     let foreign = Attendance { charter, member: name("iran"), number: 3, is_present: false, reason: String::new() };
     let attendance = Signed::by(foreign, &key(1)).expect("signs");
     let result = run.input(6, CoordinatorInput::Attend { sender: key(1).public(), attendance });

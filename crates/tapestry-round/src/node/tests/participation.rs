@@ -19,7 +19,7 @@ impl Terms {
 
     fn joined(&self) -> Run {
         let mut run = Run::new(FRANCE);
-        run.input(NodeInput::Join { charter: self.0.clone() }).expect("joins");
+        run.input(NodeInput::join(self.0.clone())).expect("joins");
         run
     }
 
