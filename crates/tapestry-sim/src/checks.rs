@@ -136,7 +136,13 @@ impl Checks {
             CoordinatorEvent::CharterAdopted { charter } => {
                 require(*charter == self.charter, || "another charter was adopted".into())
             }
+            CoordinatorEvent::Proposed { .. }
+            | CoordinatorEvent::Voted { .. }
+            | CoordinatorEvent::Decided { .. }
+            | CoordinatorEvent::KeyRotated { .. }
+            | CoordinatorEvent::Left { .. } => Err("nobody votes or leaves in this world (see `governed`)".into()),
             CoordinatorEvent::BaseMeasured { .. }
+            | CoordinatorEvent::Witnessed { .. }
             | CoordinatorEvent::CommunityMeasured { .. }
             | CoordinatorEvent::RoleHandedOver { .. } => Ok(()),
             CoordinatorEvent::RoleTaken { tenure } => {
@@ -388,6 +394,7 @@ impl Checks {
             let is_answer = match verdict {
                 Verdict::Declined { .. } => self.declined.contains(&(outcome.round, member.clone())),
                 Verdict::Away { .. } => self.were_away.contains(member),
+                Verdict::Left { .. } => false,
                 Verdict::Missing => self.counted(outcome.round, member).is_none(),
                 Verdict::Accepted { .. } | Verdict::Refused { .. } => self.counted(outcome.round, member).is_some(),
             };
@@ -481,7 +488,7 @@ impl Checks {
             NodeEvent::Trained { round, .. } => {
                 require(self.trained[node].insert(*round), || format!("node {node} trained twice in round {round}"))
             }
-            NodeEvent::RoundAccepted { announcement } => {
+            NodeEvent::RoundAccepted { announcement, .. } => {
                 let is_real = self.announcements.contains(&announcement.document);
                 require(is_real, || format!("node {node} follows a round that was never announced"))
             }

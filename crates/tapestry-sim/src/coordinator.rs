@@ -27,6 +27,7 @@ pub(crate) fn news_of(state: &Coordinator, key: &SecretKey) -> News {
         hand_over: state.hand_over().map(|given| Signed::by(given.clone(), key).expect("canonical")),
         announcement: state.round().map(|round| sign(&round.announcement)),
         outcome: state.outcomes().last().map(|outcome| Signed::by(outcome.clone(), key).expect("canonical")),
+        ..News::default()
     }
 }
 

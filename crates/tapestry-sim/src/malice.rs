@@ -157,10 +157,9 @@ impl World {
         };
         let mut news = News {
             version: self.random.next(),
-            tenure: None,
-            hand_over: None,
             announcement: Some(Signed::by(announcement, own).expect("canonical")),
             outcome: Some(Signed::by(outcome, own).expect("canonical")),
+            ..News::default()
         };
         match self.random.below(4) {
             0 => news.outcome = None,

@@ -21,7 +21,7 @@ impl World {
     pub(crate) fn node_starts(&mut self, node: usize) -> Result<(), Violation> {
         if self.nodes[node].role.state().is_some_and(|state| state.charter().is_none()) {
             let charter = self.scenario.charter.clone();
-            let joined = self.node_takes(node, NodeInput::Join { charter })?;
+            let joined = self.node_takes(node, NodeInput::join(charter))?;
             if let Err(error) = joined
                 && !self.is_expired()
             {
@@ -132,7 +132,9 @@ impl World {
                 NodeEffect::PullBase { .. }
                 | NodeEffect::SendContribution { .. }
                 | NodeEffect::SendDecline { .. }
-                | NodeEffect::SendAttendance { .. } => {
+                | NodeEffect::SendAttendance { .. }
+                | NodeEffect::SendDeparture { .. }
+                | NodeEffect::Cosign { .. } => {
                     is_done = false;
                     self.send_effect(node, &effect)?;
                     self.random.between(1_000, 4_000)
@@ -171,6 +173,9 @@ impl World {
             }
             NodeEffect::SendAttendance { attendance } => {
                 Message::Attend(Signed::by(attendance.clone(), &key).expect("an attendance has a canonical form"))
+            }
+            NodeEffect::SendDeparture { .. } | NodeEffect::Cosign { .. } => {
+                return Err("nobody leaves or witnesses in this world (see `governed`)".into());
             }
             NodeEffect::Train { .. } | NodeEffect::Measure { .. } | NodeEffect::BuildSovereign { .. } => return Ok(()),
         };
@@ -278,7 +283,9 @@ impl World {
             NodeEffect::PullBase { .. }
             | NodeEffect::SendContribution { .. }
             | NodeEffect::SendDecline { .. }
-            | NodeEffect::SendAttendance { .. } => None,
+            | NodeEffect::SendAttendance { .. }
+            | NodeEffect::SendDeparture { .. }
+            | NodeEffect::Cosign { .. } => None,
         })
     }
 
@@ -307,6 +314,8 @@ const fn name(effect: &NodeEffect) -> &'static str {
         NodeEffect::SendContribution { .. } => "sending its contribution",
         NodeEffect::SendDecline { .. } => "declining",
         NodeEffect::SendAttendance { .. } => "saying whether it is there",
+        NodeEffect::SendDeparture { .. } => "leaving",
+        NodeEffect::Cosign { .. } => "witnessing",
         NodeEffect::Measure { .. } => "measuring",
         NodeEffect::BuildSovereign { .. } => "its Sovereign Build",
     }

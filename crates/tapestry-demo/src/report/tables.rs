@@ -143,6 +143,7 @@ fn verdicts(results: &Results) -> Table {
                 Verdict::Declined { reason } if reason.is_empty() => (None, "declined".to_owned()),
                 Verdict::Declined { reason } => (None, format!("declined: {reason}")),
                 Verdict::Missing => (None, "missing".to_owned()),
+                Verdict::Left { .. } => (None, "has left".to_owned()),
                 Verdict::Away { reason } if reason.is_empty() => (None, "away".to_owned()),
                 Verdict::Away { reason } => (None, format!("away: {reason}")),
             };
