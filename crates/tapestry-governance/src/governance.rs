@@ -301,6 +301,11 @@ impl Governance {
         self.keys.get(key)
     }
 
+    /// Every key that a member has or had, with the name of its member.
+    pub fn all_keys(&self) -> impl Iterator<Item = (&MemberName, &PublicKey)> {
+        self.keys.iter().map(|(key, name)| (name, key))
+    }
+
     /// Every key that may have the coordinator's role, or might under an earlier charter.
     pub fn coordinators(&self) -> impl Iterator<Item = PublicKey> {
         self.coordinators.iter().copied()

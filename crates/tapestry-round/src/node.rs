@@ -279,6 +279,7 @@ impl Node {
         match input {
             NodeInput::Join { history } => self.join(now, &history),
             NodeInput::Leave { departure } => self.leave(departure),
+            NodeInput::Compare { view } => self.compare(view),
             NodeInput::DepartureSent => {
                 self.expect(self.departure.is_some() && !self.is_departure_sent, "confirmation")?;
                 Ok(vec![NodeEvent::DepartureSent {}])

@@ -1,7 +1,12 @@
 //! The command line.
 
+mod charter;
+mod log;
+
+pub(crate) use charter::{CharterCommand, ChoiceArg, DraftArgs, ProposeArgs};
+pub(crate) use log::{CompareArgs, ExportArgs, LogCommand, ProveArgs, ShowArgs, VerifyCommand, VerifyLogArgs};
+
 use crate::logs::LogFormat;
-use crate::policy::PolicyArgs;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -151,100 +156,6 @@ pub(crate) enum EvalCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum CharterCommand {
-    /// Write a charter for the members to read and sign. Makes the coordinator's key and takes in the base.
-    Draft(Box<DraftArgs>),
-    /// Show a charter and add a member's signature.
-    Sign {
-        /// The charter.
-        file: PathBuf,
-        /// The home of the member's node, which holds its key.
-        #[arg(long)]
-        home: PathBuf,
-        /// Sign without being asked.
-        #[arg(long)]
-        yes: bool,
-    },
-    /// Put a signed charter in force at the coordinator.
-    Publish {
-        /// The charter; several files of the same charter are combined, each with the signatures it has.
-        #[arg(required = true)]
-        files: Vec<PathBuf>,
-        /// The coordinator's home.
-        #[arg(long)]
-        home: PathBuf,
-    },
-    /// Show a charter and who has signed it.
-    Show {
-        /// The charter.
-        file: PathBuf,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DraftArgs {
-    /// The coordinator's home; made if it does not exist.
-    #[arg(long)]
-    pub(crate) home: PathBuf,
-    /// Where to write the charter.
-    #[arg(long, default_value = "charter.json")]
-    pub(crate) out: PathBuf,
-    /// The name of the consortium.
-    #[arg(long)]
-    pub(crate) consortium: String,
-    /// A member and the key that its `tapestry node init` printed; once for each member.
-    #[arg(long = "member", value_name = "NAME=KEY", required = true, value_parser = parse_member)]
-    pub(crate) members: Vec<(MemberName, PublicKey)>,
-    /// The model to start from, in Hugging Face layout.
-    #[arg(long)]
-    pub(crate) base: PathBuf,
-    /// The open held-out text: known to all members, trained on by none.
-    #[arg(long)]
-    pub(crate) open_text: PathBuf,
-    /// How many tokens of it are scored.
-    #[arg(long, default_value_t = 20_000)]
-    pub(crate) open_text_max_tokens: u32,
-    /// The key of a standby, as `tapestry coordinator init` prints it: it may take the coordinator's role when the coordinator
-    /// has vanished, or hands the role over. Once for each; without any, the role stays where it is.
-    #[arg(long = "standby", value_name = "KEY")]
-    pub(crate) standbys: Vec<PublicKey>,
-    /// How many members must sign; without it, all of them.
-    #[arg(long)]
-    pub(crate) quorum: Option<u32>,
-    /// How many rounds the charter covers.
-    #[arg(long, default_value_t = 2)]
-    pub(crate) rounds: u32,
-    /// How long a round waits for members, such as `30m`, `36h`, `2d`.
-    #[arg(long, default_value = "36h", value_parser = parse_duration)]
-    pub(crate) window: Duration,
-    /// A round with fewer accepted contributions is abandoned, and the base stays.
-    #[arg(long, default_value_t = 2)]
-    pub(crate) min_contributions: u32,
-    /// By how many rounds a contribution may be late and still count, in a later round and with the discount of
-    /// `--staleness-exponent`. 0: each round takes what was trained for it, and nothing else.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) late_rounds: u32,
-    /// The largest weight of one member in a merge, in (0, 1]. It must leave the smallest merge possible:
-    /// 1 / min-contributions or more.
-    #[arg(long, default_value_t = 0.5)]
-    pub(crate) influence_cap: f64,
-    #[command(flatten)]
-    pub(crate) policy: PolicyArgs,
-    /// The largest change that a contribution may make, as a share of the base's L2 norm.
-    #[arg(long, default_value_t = 0.1)]
-    pub(crate) max_relative_change: f64,
-    /// The quality floor: a contribution's bits per byte on the open text may exceed the base's by at most this share.
-    #[arg(long, default_value_t = 0.10)]
-    pub(crate) max_contribution_rise: f64,
-    /// The gate: a merged base's bits per byte on the open text may exceed the adopted base's by at most this share.
-    #[arg(long, default_value_t = 0.03)]
-    pub(crate) max_merged_rise: f64,
-    /// How long the charter holds, from now.
-    #[arg(long, default_value = "365d", value_parser = parse_duration)]
-    pub(crate) valid_for: Duration,
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum CoordinatorCommand {
     /// Make the home of a standby: its key, which a charter can name with `charter draft --standby KEY`. Prints the key. (The
     /// coordinator's own home is made by `charter draft`.)
@@ -351,6 +262,26 @@ pub(crate) enum NodeCommand {
         #[arg(long)]
         home: PathBuf,
     },
+    /// Leave the consortium for good, at once. Needs nobody's permission, and this member keeps everything that it has: the node
+    /// goes on to its Sovereign Build on the last base that it holds. To be away for a while: `participate away`.
+    Leave {
+        /// The node's home.
+        #[arg(long)]
+        home: PathBuf,
+        /// What the other members are told.
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// Leave without being asked.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Take another key. The old one signs for it, and is never valid again once the open round has ended; the node changes over by
+    /// itself. Where the old key is lost, members give another by vote: `tapestry charter propose --recover`.
+    RotateKey {
+        /// The node's home.
+        #[arg(long)]
+        home: PathBuf,
+    },
     /// Take part: pull the base, train, send weights, take the new base; at the end, build the Sovereign Model. May be
     /// stopped and started at any time; nothing is lost.
     Run {
@@ -400,27 +331,6 @@ pub(crate) struct StatusArgs {
     pub(crate) watch: bool,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum LogCommand {
-    /// Check every signature and every link of a log, and that its events can follow from one another.
-    Verify(LogArgs),
-    /// Print a log: when, what, who.
-    Show(LogArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct LogArgs {
-    /// The home of the role.
-    #[arg(long)]
-    pub(crate) home: PathBuf,
-    /// The role's public key, from the charter; without it, the key that lies in the home.
-    #[arg(long)]
-    pub(crate) key: Option<PublicKey>,
-    /// Print JSON: one object (verify), one object a line (show).
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct MergeArgs {
@@ -466,26 +376,6 @@ pub(crate) struct ExplainArgs {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum VerifyCommand {
-    /// Merge a round again from the log and the blobs, and compare the result with what was published.
-    ///
-    /// Needs the coordinator's home or a copy of its `log` and `blobs`; changes nothing there, and may run while the coordinator does.
-    Round {
-        /// The number of the round.
-        round: u32,
-        /// The coordinator's home, or a copy of it.
-        #[arg(long)]
-        home: PathBuf,
-        /// The coordinator's public key, from the charter; without it, the key that lies in the home.
-        #[arg(long)]
-        key: Option<PublicKey>,
-        /// Print one JSON object.
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
     /// List the models that a role holds.
     List {
@@ -521,7 +411,7 @@ pub(crate) enum TrainCommand {
     },
 }
 
-fn parse_member(text: &str) -> Result<(MemberName, PublicKey), String> {
+pub(crate) fn parse_member(text: &str) -> Result<(MemberName, PublicKey), String> {
     let (name, key) = text.split_once('=').ok_or("expected NAME=KEY")?;
     let name = name.parse().map_err(|e: tapestry_core::NameError| e.to_string())?;
     let key = key.parse().map_err(|e: tapestry_core::KeyError| e.to_string())?;
@@ -529,7 +419,7 @@ fn parse_member(text: &str) -> Result<(MemberName, PublicKey), String> {
 }
 
 /// A whole number with a unit: `s`, `m`, `h` or `d`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("expected a whole number with a unit, such as 90s, 30m, 36h or 2d; found {text:?}");
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at(unit_at);

@@ -1,8 +1,11 @@
 //! The commands, one file each.
 
 pub(crate) mod account;
+mod audit;
 pub(crate) mod base;
 pub(crate) mod charter;
+pub(crate) mod decide;
+pub(crate) mod dial;
 pub(crate) mod eval;
 pub(crate) mod log;
 pub(crate) mod merge;

@@ -3,11 +3,13 @@
 
 pub(crate) mod api;
 mod effects;
+pub(crate) mod governing;
 mod holding;
+pub(crate) mod proving;
 mod receiving;
 mod shown;
 
-pub(crate) use effects::describe;
+pub(crate) use effects::{describe, one_line};
 pub(crate) use holding::hand_over;
 
 use crate::activity::Activity;
@@ -29,10 +31,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tapestry_core::{CanonicalError, Digest, MemberName, ModelManifest, PublicKey, SecretKey, Signed, Timestamp};
 use tapestry_governance::Charter;
+use tapestry_ledger::SignedCheckpoint;
 use tapestry_net::{Refusals, Server, Traffic};
 use tapestry_round::coordinator::{Coordinator, CoordinatorEffect, CoordinatorEvent, CoordinatorInput, Phase};
 use tapestry_round::{News, RoundError, RoundResult};
-use tapestry_store::{BlobStore, LogStore};
+use tapestry_store::{BlobStore, LogIndex, LogStore};
 use tokio::sync::watch;
 
 /// How often what moved is booked.
@@ -64,6 +67,10 @@ pub(crate) struct Loop {
     place: Place,
     /// The same log, for those who may have a copy of it.
     log: LogStore,
+    /// What is known of the log, for proofs.
+    index: LogIndex,
+    /// The checkpoint that members are shown, with the cosignatures that have come.
+    desk: Mutex<Option<SignedCheckpoint>>,
     /// Told when an entry could not be written because another has written it.
     overtaken: tokio::sync::Notify,
 }
@@ -157,6 +164,7 @@ pub(crate) async fn run(home: &Home, options: &RunOptions, reporter: Reporter) -
     let num_models = charter.members.len() as u64 + 2;
     let blobs = blobs.with_much_read(num_models.saturating_mul(base.weights.data.size_bytes));
     let (version, _) = watch::channel(state.num_events());
+    let index = role.index().clone();
     let shared = Arc::new(Loop {
         key: key.clone(),
         blobs,
@@ -173,6 +181,8 @@ pub(crate) async fn run(home: &Home, options: &RunOptions, reporter: Reporter) -
         traffic: std::sync::OnceLock::new(),
         refusals: std::sync::OnceLock::new(),
         log: place.log_to_read().await?,
+        index,
+        desk: Mutex::default(),
         place: place.clone(),
         overtaken: tokio::sync::Notify::new(),
     });
@@ -250,10 +260,11 @@ impl Loop {
         self.version.subscribe()
     }
 
-    /// Whether a key may talk to this coordinator: the members', those that may have its role, and its own for `tapestry status`
-    /// on this machine.
+    /// Whether a key may talk to this coordinator: the members', also those of members that were, so that they can see by what
+    /// decision; those that may have its role, and its own for `tapestry status` on this machine.
     fn is_allowed(&self, peer: &PublicKey) -> bool {
-        self.may_have_the_state(peer) || self.member_of(peer).is_some()
+        let state = self.state();
+        self.may_have_the_state(peer) || state.governance().is_some_and(|known| known.was_member(peer).is_some())
     }
 
     /// Whether a key may have a copy of everything: of those that may have the coordinator's role.
@@ -264,7 +275,7 @@ impl Loop {
     }
 
     pub(crate) fn member_of(&self, peer: &PublicKey) -> Option<MemberName> {
-        self.state().charter()?.document.member_of(*peer).ok().cloned()
+        self.state().governance()?.member_of(peer).cloned()
     }
 
     /// Gives an input to the state machine and makes what follows durable. A misbehaving member is recorded.
@@ -388,13 +399,17 @@ impl Loop {
     }
 
     /// Where the loop is, signed.
-    pub(crate) fn news(&self) -> Result<News, CanonicalError> {
+    ///
+    /// For somebody who has seen `seen` entries of the log, and followed `steps` steps of governance.
+    pub(crate) fn news(&self, seen: u64, steps: u64) -> Result<News, CanonicalError> {
+        let log = self.log_view(seen);
         let state = self.state();
         let open = state.round().filter(|round| matches!(round.phase, Phase::Collecting));
         let announcement = open.map(|round| Signed::by(round.announcement.clone(), &self.key)).transpose()?;
         let outcome = state.outcomes().last().map(|outcome| Signed::by(outcome.clone(), &self.key)).transpose()?;
         let hand_over = state.hand_over().map(|given| Signed::by(given.clone(), &self.key)).transpose()?;
-        Ok(News { version: state.num_events(), tenure: state.tenure().cloned(), hand_over, announcement, outcome })
+        let (version, tenure, governance) = (state.num_events(), state.tenure().cloned(), state.steps_after(steps));
+        Ok(News { version, tenure, hand_over, governance, log, announcement, outcome })
     }
 }
 

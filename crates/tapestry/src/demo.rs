@@ -327,6 +327,11 @@ impl Demo {
                 max_relative_change: if self.plan.quick { 1.0 } else { 0.25 },
                 max_contribution_rise: 0.25,
                 max_merged_rise: if self.plan.quick { 0.25 } else { 0.03 },
+                text: None,
+                witnesses: None,
+                decide_by: vec![],
+                min_vote: Duration::from_secs(7 * 86_400),
+                leaving_withdraws: false,
                 valid_for: Duration::from_secs(30 * 86_400),
             };
             command::charter::draft(&draft).await?;

@@ -60,12 +60,34 @@ impl Home {
         if self.path("key.pem").exists() {
             return self.key();
         }
-        let mut seed = Zeroizing::new([0; 32]);
-        getrandom::fill(seed.as_mut_slice()).map_err(|e| anyhow::anyhow!("no randomness from the system: {e}"))?;
-        let key = SecretKey::from_seed(&seed);
+        let key = new_key()?;
         files::write_secret(&self.path("key.pem"), key.to_pem().as_bytes())?;
         files::write_atomic(&self.path("key.pub"), format!("{}\n", key.public()).as_bytes())?;
         Ok(key)
+    }
+
+    /// The key that the role has asked to have in place of its own; made on first use.
+    pub(crate) fn next_key_or_new(&self) -> Result<SecretKey> {
+        let path = self.path("key-next.pem");
+        if path.exists() {
+            return self.read_key(&path);
+        }
+        let key = new_key()?;
+        files::write_secret(&path, key.to_pem().as_bytes())?;
+        Ok(key)
+    }
+
+    /// Changes over to the next key, where it is `expected`; whether it did. The old one is kept beside it, and is of no use any more.
+    pub(crate) fn change_key(&self, expected: PublicKey) -> Result<bool> {
+        let next = self.path("key-next.pem");
+        if !next.exists() || self.read_key(&next)?.public() != expected {
+            return Ok(false);
+        }
+        files::write_secret(&self.path("key-old.pem"), self.key()?.to_pem().as_bytes())?;
+        // The rename is the moment; what lies beside it follows from it.
+        fs::rename(&next, self.path("key.pem")).context("cannot change over to the next key")?;
+        files::write_atomic(&self.path("key.pub"), format!("{expected}\n").as_bytes())?;
+        Ok(true)
     }
 
     /// The role's key.
@@ -81,15 +103,19 @@ impl Home {
                 self.dir.display()
             );
         }
+        self.read_key(&path)
+    }
+
+    fn read_key(&self, path: &Path) -> Result<SecretKey> {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
-            let mode = fs::metadata(&path)?.permissions().mode();
+            let mode = fs::metadata(path)?.permissions().mode();
             if mode & 0o077 != 0 {
                 bail!("{0} may be read by others (mode {1:o}); run `chmod 600 {0}`", path.display(), mode & 0o777);
             }
         }
-        let pem = Zeroizing::new(files::read_text(&path)?);
+        let pem = Zeroizing::new(files::read_text(path)?);
         SecretKey::from_pem(&pem).with_context(|| format!("{} is damaged", path.display()))
     }
 
@@ -118,4 +144,11 @@ impl Home {
             Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
     }
+}
+
+/// A new key, from the system's source of randomness.
+fn new_key() -> Result<SecretKey> {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(seed.as_mut_slice()).map_err(|e| anyhow::anyhow!("no randomness from the system: {e}"))?;
+    Ok(SecretKey::from_seed(&seed))
 }

@@ -58,6 +58,9 @@ fn main() -> ExitCode {
                     eprintln!("  because: {cause}");
                 }
             }
+            if error.is::<command::log::TwoHistories>() {
+                return ExitCode::from(3);
+            }
             // A trainer's codes are part of its contract; everything else ends with 1.
             error.downcast_ref::<TrainError>().map_or(ExitCode::FAILURE, |error| ExitCode::from(error.exit_code()))
         }
@@ -123,6 +126,10 @@ async fn run_async(command: Command) -> Result<()> {
             println!("joined as {member}; next: tapestry node run --home {}", home.display());
             Ok(())
         }
+        Command::Node(NodeCommand::Leave { home, reason, yes }) => {
+            command::decide::leave(&Home::at(&home), reason, yes).await
+        }
+        Command::Node(NodeCommand::RotateKey { home }) => command::decide::rotate_key(&Home::at(&home)).await,
         Command::Node(NodeCommand::Participate { mode, reason, home }) => {
             println!("{}", command::node::participate(&Home::at(&home), mode, reason)?);
             Ok(())

@@ -5,6 +5,7 @@ mod training;
 
 use crate::activity;
 use crate::clock::now;
+use crate::coordinator::proving::Witness;
 use crate::home::Home;
 use crate::measure::measure_model;
 use crate::observe::{About, Observer, Trace, about_node, node_work};
@@ -21,6 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tapestry_core::{Digest, ModelManifest, SecretKey, Signed};
+use tapestry_ledger::SignedCheckpoint;
 use tapestry_net::{Dialer, NetError, retry_forever};
 use tapestry_round::node::{
     Measurement, Node, NodeEffect, NodeEvent, NodeInput, Participation, Subject, TransferMetrics,
@@ -58,15 +60,50 @@ enum Done {
 /// Runs the node until the loop is over and its Sovereign Model is built, or until it is told to stop.
 pub(crate) async fn run(home: &Home, metrics: Option<SocketAddr>, reporter: Reporter) -> Result<()> {
     let _lock = home.lock()?;
-    let settings = NodeSettings::read(home)?;
+    while run_with_one_key(home, metrics, &reporter).await? == Ended::HasAnotherKey {
+        reporter.say("this member has another key now; going on with it");
+    }
+    Ok(())
+}
+
+/// Why a run ends.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    Complete,
+    HasAnotherKey,
+}
+
+/// The node's state, with the key that it has by it: one that was asked for is taken into use where it is in force.
+async fn open(home: &Home) -> Result<(Role<Node>, SecretKey)> {
     let key = home.key()?;
     let role = Role::<Node>::open(home, &key).await?;
+    let expected = role.state().key();
+    if expected == key.public() {
+        return Ok((role, key));
+    }
+    if !home.change_key(expected)? {
+        bail!(
+            "the log in {} is of key {expected}, and this home's key is {}; a node with another key gets a home of its own",
+            home.log_dir().display(),
+            key.public()
+        );
+    }
+    let key = home.key()?;
+    Ok((Role::<Node>::open(home, &key).await?, key))
+}
+
+async fn run_with_one_key(home: &Home, metrics: Option<SocketAddr>, reporter: &Reporter) -> Result<Ended> {
+    let settings = NodeSettings::read(home)?;
+    let (role, key) = open(home).await?;
     let Some(dialer) = settings.dialer(&key)?.filter(|_| role.state().charter().is_some()) else {
         bail!("this node has not joined a consortium: tapestry node join URL --home {}", home.dir().display());
     };
+    if role.state().has_seen_two_histories() {
+        return Err(RoundError::TwoHistories.into());
+    }
     training::check_texts(home, &settings)?;
     let blobs = open_blobs(home).await?;
-    let transfer = Transfer::open(&settings.transfer, &dialer, &key, &blobs, &reporter).await?;
+    let transfer = Transfer::open(&settings.transfer, &dialer, &key, &blobs, reporter).await?;
     let _telling = activity::tell(dialer.clone(), reporter.clone());
     let observer = Arc::new(Observer::new(Spans::from_env("node")?));
     // Ends with this.
@@ -96,7 +133,7 @@ pub(crate) async fn run(home: &Home, metrics: Option<SocketAddr>, reporter: Repo
         ended = driver.drive() => ended,
         signal = crate::coordinator::stop_signal() => {
             reporter.say("stopped; start again with the same command, nothing is lost");
-            signal
+            signal.map(|()| Ended::Complete)
         }
     };
     observer.finish().await;
@@ -104,7 +141,7 @@ pub(crate) async fn run(home: &Home, metrics: Option<SocketAddr>, reporter: Repo
 }
 
 impl Driver {
-    async fn drive(&mut self) -> Result<()> {
+    async fn drive(&mut self) -> Result<Ended> {
         self.follow_coordinator();
         if let (Some(charter), Some(base)) = (self.role.state().charter(), self.role.state().base()) {
             self.transfer.offer(charter, base).await?;
@@ -112,10 +149,18 @@ impl Driver {
         loop {
             self.heed_operator().await?;
             let state = self.role.state();
+            if state.key() != self.key.public() {
+                return Ok(Ended::HasAnotherKey);
+            }
             if state.is_complete() {
                 let sovereign = state.sovereign().map(|model| model.digest().to_string()).unwrap_or_default();
-                self.reporter.say(format!("the charter's rounds are over; Sovereign Model {sovereign}"));
-                return Ok(());
+                let why = if state.is_member() {
+                    "the charter's rounds are over"
+                } else {
+                    "this member is out of the consortium"
+                };
+                self.reporter.say(format!("{why}; Sovereign Model {sovereign}"));
+                return Ok(Ended::Complete);
             }
             match state.pending().into_iter().next() {
                 // Nothing moves while it waits, so it waits for less than would be given up.
@@ -178,7 +223,11 @@ impl Driver {
 
     /// Asks the coordinator where the loop is. A coordinator that breaks the charter stops this node.
     async fn take_news(&mut self, wait: Duration) -> Result<()> {
-        let path = format!("/v1/news?after={}&wait_ms={}", self.news_version, wait.as_millis());
+        let state = self.role.state();
+        let (seen, steps) =
+            (state.seen().map_or(0, |seen| seen.size), state.governance().map_or(0, |g| g.steps().len()));
+        let after = self.news_version;
+        let path = format!("/v1/news?after={after}&wait_ms={}&seen={seen}&steps={steps}", wait.as_millis());
         let dialer = self.dialer.clone();
         let participation = self.role.state().participation();
         let news: News = tokio::select! {
@@ -190,6 +239,9 @@ impl Driver {
         match self.handle(NodeInput::News(news)).await {
             Ok(()) => {
                 let state = self.role.state();
+                if state.has_seen_two_histories() {
+                    return Err(RoundError::TwoHistories.into());
+                }
                 if state.coordinator() != known {
                     self.follow_coordinator();
                 } else if state.next_coordinator().is_some() {
@@ -292,6 +344,23 @@ impl Driver {
                 let posted = self.retry("say who is present", || dialer.post_json("/v1/attendance", &signed)).await;
                 let Some(()) = self.refusal_is_news(posted)? else { return Ok(Done::AskForNews) };
                 NodeInput::AttendanceSent { number }
+            }
+            NodeEffect::SendDeparture { departure } => {
+                let dialer = self.dialer.clone();
+                let posted =
+                    self.retry("tell that this member leaves", || dialer.post_json("/v1/departure", &departure));
+                let Some(()) = self.refusal_is_news(posted.await)? else { return Ok(Done::AskForNews) };
+                NodeInput::DepartureSent
+            }
+            NodeEffect::Cosign { checkpoint } => {
+                let note: SignedCheckpoint = checkpoint.parse()?;
+                let (member, size) = (self.role.state().member().context("no member")?, note.checkpoint().size);
+                let line = note.cosign(member, &self.key, now()).to_line(&note.checkpoint().origin);
+                let (witness, dialer) = (Witness { size, line }, self.dialer.clone());
+                let posted = self.retry("witness the log", || dialer.post_json("/v1/log/cosignature", &witness)).await;
+                // Where it comes too late, another checkpoint is to be witnessed, and comes with the news.
+                let _: Option<()> = self.refusal_is_news(posted)?;
+                NodeInput::CosignatureSent { size }
             }
             NodeEffect::Measure { subject, model } => NodeInput::Measured(self.measure(subject, model).await?),
             NodeEffect::BuildSovereign { base } => {
@@ -415,7 +484,35 @@ pub(crate) fn describe(event: &NodeEvent) -> String {
             format!("the coordinator knows whether this member is away (attendance {number})")
         }
         NodeEvent::LateRefused { round } => format!("round {round}: what was trained comes too late to count"),
-        NodeEvent::RoundAccepted { announcement } => {
+        NodeEvent::Proposed { proposal } => {
+            let proposal = &proposal.document;
+            format!("{} proposed: {}", proposal.member, crate::coordinator::one_line(&proposal.rationale))
+        }
+        NodeEvent::Voted { vote } => {
+            let vote = &vote.document;
+            format!("{} voted {} on proposal {}", vote.member, vote.choice, vote.proposal.short())
+        }
+        NodeEvent::Decided { proposal } => format!("proposal {} was adopted and is followed here", proposal.short()),
+        NodeEvent::KeyRotated { rotation } => {
+            format!("{} has key {} now", rotation.document.member, rotation.document.to.short())
+        }
+        NodeEvent::Left { departure } => format!("{} has left the consortium", departure.document.member),
+        NodeEvent::CharterReplaced { charter } => {
+            format!("charter version {} is followed here, by the signatures of the quorum", charter.document.version)
+        }
+        NodeEvent::Leaving { .. } => "this member leaves the consortium; it keeps all that it has".into(),
+        NodeEvent::DepartureSent {} => "the coordinator knows that this member has left".into(),
+        NodeEvent::CheckpointSeen { checkpoint } => match checkpoint.parse::<SignedCheckpoint>() {
+            Ok(note) => {
+                format!("the coordinator's log continues what was seen, up to entry {}", note.checkpoint().size)
+            }
+            Err(error) => format!("a checkpoint that cannot be read: {error}"),
+        },
+        NodeEvent::CosignatureSent { size } => format!("witnessed the coordinator's log up to entry {size}"),
+        NodeEvent::HistoriesDiffer { .. } => {
+            "THE COORDINATOR HAS SHOWN TWO HISTORIES that are not one; this node takes no part any more".into()
+        }
+        NodeEvent::RoundAccepted { announcement, .. } => {
             let a = &announcement.document;
             format!("round {} is open until {}, from base {}", a.round, a.closes_at, a.base.short())
         }

@@ -150,7 +150,13 @@ pub(crate) fn about_coordinator(event: &CoordinatorEvent, phase: Option<&Phase>)
         CoordinatorEvent::CharterAdopted { .. }
         | CoordinatorEvent::RoleTaken { .. }
         | CoordinatorEvent::RoleHandedOver { .. }
+        | CoordinatorEvent::Decided { .. }
+        | CoordinatorEvent::Witnessed { .. }
         | CoordinatorEvent::BaseMeasured { .. } => (None, None),
+        CoordinatorEvent::Proposed { proposal } => (None, Some(&proposal.document.member)),
+        CoordinatorEvent::Voted { vote } => (None, Some(&vote.document.member)),
+        CoordinatorEvent::KeyRotated { rotation } => (None, Some(&rotation.document.member)),
+        CoordinatorEvent::Left { departure } => (None, Some(&departure.document.member)),
         CoordinatorEvent::CommunityMeasured { member, .. } => (None, Some(member)),
         CoordinatorEvent::RoundAnnounced { announcement } => (Some(announcement.round), None),
         CoordinatorEvent::ContributionReceived { contribution } => {
@@ -180,7 +186,7 @@ pub(crate) const fn phase_name(phase: &Phase) -> &'static str {
 /// What an event of a node is about.
 pub(crate) fn about_node(event: &NodeEvent, member: Option<&MemberName>) -> About {
     let round = match event {
-        NodeEvent::RoundAccepted { announcement } => Some(announcement.document.round),
+        NodeEvent::RoundAccepted { announcement, .. } => Some(announcement.document.round),
         NodeEvent::OutcomeAccepted { outcome } => Some(outcome.document.round),
         NodeEvent::Trained { round, .. }
         | NodeEvent::ContributionSent { round, .. }
@@ -189,6 +195,17 @@ pub(crate) fn about_node(event: &NodeEvent, member: Option<&MemberName>) -> Abou
         | NodeEvent::DeclineSent { round } => Some(*round),
         NodeEvent::Measured(measurement) => round_of(measurement.subject),
         NodeEvent::Joined { .. }
+        | NodeEvent::Proposed { .. }
+        | NodeEvent::Voted { .. }
+        | NodeEvent::Decided { .. }
+        | NodeEvent::KeyRotated { .. }
+        | NodeEvent::Left { .. }
+        | NodeEvent::CharterReplaced { .. }
+        | NodeEvent::Leaving { .. }
+        | NodeEvent::DepartureSent {}
+        | NodeEvent::CheckpointSeen { .. }
+        | NodeEvent::CosignatureSent { .. }
+        | NodeEvent::HistoriesDiffer { .. }
         | NodeEvent::CoordinatorChanged { .. }
         | NodeEvent::CoordinatorMoves { .. }
         | NodeEvent::Participates { .. }
@@ -227,6 +244,8 @@ pub(crate) const fn node_work(effect: &NodeEffect) -> (&'static str, Option<u32>
         NodeEffect::SendContribution { contribution } => ("push", Some(contribution.round)),
         NodeEffect::SendDecline { decline } => ("decline", Some(decline.round)),
         NodeEffect::SendAttendance { .. } => ("attend", None),
+        NodeEffect::SendDeparture { .. } => ("leave", None),
+        NodeEffect::Cosign { .. } => ("witness", None),
         NodeEffect::Measure { subject, .. } => ("measure", round_of(*subject)),
         NodeEffect::BuildSovereign { .. } => ("build_sovereign", None),
     }

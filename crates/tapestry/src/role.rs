@@ -23,9 +23,6 @@ pub(crate) trait Machine: Clone + Send {
     /// The state of an empty log that `founder` founds.
     fn empty(founder: PublicKey) -> Self;
 
-    /// Whether another than the role that reads it may have founded a log.
-    const MAY_CHANGE_HANDS: bool;
-
     /// Who may take the log over after an event, where that changes it.
     fn successors(&self, event: &Self::Event) -> Option<BTreeSet<PublicKey>>;
 
@@ -35,8 +32,6 @@ pub(crate) trait Machine: Clone + Send {
 
 impl Machine for Coordinator {
     type Event = CoordinatorEvent;
-
-    const MAY_CHANGE_HANDS: bool = true;
 
     fn successors(&self, event: &CoordinatorEvent) -> Option<BTreeSet<PublicKey>> {
         Self::successors(self, event)
@@ -54,10 +49,11 @@ impl Machine for Coordinator {
 impl Machine for Node {
     type Event = NodeEvent;
 
-    const MAY_CHANGE_HANDS: bool = false;
-
-    fn successors(&self, _: &NodeEvent) -> Option<BTreeSet<PublicKey>> {
-        None
+    fn successors(&self, event: &NodeEvent) -> Option<BTreeSet<PublicKey>> {
+        match event {
+            NodeEvent::KeyRotated { rotation } if rotation.document.to == self.key() => Some([self.key()].into()),
+            _ => None,
+        }
     }
 
     fn empty(key: PublicKey) -> Self {
@@ -84,11 +80,7 @@ impl<M: Machine> Role<M> {
     /// As [`Self::open`], of a log that is elsewhere.
     pub(crate) async fn open_on(log: LogStore, key: &SecretKey) -> Result<Self> {
         let place = log.place().to_owned();
-        let opened = if M::MAY_CHANGE_HANDS {
-            RoleLog::open_shared(log, key.clone()).await
-        } else {
-            RoleLog::open_on(log, key.clone()).await
-        };
+        let opened = RoleLog::open_shared(log, key.clone()).await;
         let (log, entries) = opened.with_context(|| format!("in {place}"))?;
         Self::fold(log, &entries)
     }

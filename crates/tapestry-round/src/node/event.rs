@@ -159,6 +159,12 @@ pub enum NodeInput {
     },
     /// The coordinator knows that.
     DepartureSent,
+    /// Another member was shown this of the coordinator's log. The proof leads from the smaller of it and of what was seen here to the
+    /// larger, as the coordinator gave it; empty where it gave none.
+    Compare {
+        /// What the other was shown.
+        view: LogView,
+    },
     /// The coordinator has this node's cosignature.
     CosignatureSent {
         /// How many entries were cosigned.

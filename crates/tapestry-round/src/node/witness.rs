@@ -70,6 +70,29 @@ impl Node {
         }
     }
 
+    /// Compares what this node has seen with what another member was shown. The proof leads from the smaller to the larger.
+    pub(super) fn compare(&self, view: LogView) -> Result<Vec<NodeEvent>, RoundError> {
+        if self.has_seen_two_histories {
+            return Ok(vec![]);
+        }
+        let (note, size) = self.read_view(&view)?;
+        let Some(seen) = &self.seen else {
+            return Err(RoundError::Log { reason: "nothing of it has been seen here yet".into() });
+        };
+        let root = note.checkpoint().root;
+        let is_one = match size.cmp(&seen.size) {
+            std::cmp::Ordering::Equal => root == seen.root,
+            std::cmp::Ordering::Less => {
+                verify_consistency(size, root, seen.size, seen.root, &view.consistency).is_ok()
+            }
+            std::cmp::Ordering::Greater => {
+                verify_consistency(seen.size, seen.root, size, root, &view.consistency).is_ok()
+            }
+        };
+        let seen = seen.checkpoint.clone();
+        Ok(if is_one { vec![] } else { vec![NodeEvent::HistoriesDiffer { seen, shown: view }] })
+    }
+
     /// The checkpoint of a view: of this consortium's log, by somebody who may write it.
     fn read_view(&self, view: &LogView) -> Result<(SignedCheckpoint, u64), RoundError> {
         let wrong = |reason: String| RoundError::Log { reason };

@@ -162,7 +162,7 @@ fn of_node<'a>(events: impl Iterator<Item = &'a NodeEvent>, key: PublicKey) -> V
     };
     for event in events {
         match event {
-            NodeEvent::RoundAccepted { announcement } => round = announcement.document.round,
+            NodeEvent::RoundAccepted { announcement, .. } => round = announcement.document.round,
             NodeEvent::Joined { charter } => {
                 if let Ok(member) = charter.document.member_of(key) {
                     party = member.to_string();

@@ -1,5 +1,6 @@
 //! `tapestry charter`.
 
+use super::{decide, log};
 use crate::cli::{CharterCommand, DraftArgs};
 use crate::clock::now;
 use crate::coordinator;
@@ -13,7 +14,10 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use tapestry_core::{CHUNK_BYTES, Digest, MemberName, Signed, format_duration, to_canonical_json};
-use tapestry_governance::{Charter, CharterTerms, GateTerms, HeldOutTerms, RoundTerms, ScreeningTerms};
+use tapestry_governance::{
+    Charter, CharterTerms, DecisionKind, DecisionTerms, GateTerms, Governance, GovernanceTerms, HeldOutTerms, Leaving,
+    RoundTerms, ScreeningTerms,
+};
 use tapestry_weights::{HfDir, SafetensorsModel, WeightSource as _};
 
 pub(crate) async fn run(command: CharterCommand) -> Result<()> {
@@ -38,10 +42,23 @@ pub(crate) async fn run(command: CharterCommand) -> Result<()> {
             println!("charter {digest} is in force; next: tapestry coordinator run --home {}", home.dir().display());
             Ok(())
         }
-        CharterCommand::Show { file } => {
+        CharterCommand::Show { file: Some(file), .. } => {
             print!("{}", describe(&read(&file)?)?);
             Ok(())
         }
+        CharterCommand::Show { file: None, home } => {
+            let home = Home::at(&home.context("give a file, or --home")?);
+            let governance = log::governance(&home).await?;
+            print!("{}", describe_governed(&governance)?);
+            Ok(())
+        }
+        CharterCommand::Propose(args) => decide::propose(&args).await,
+        CharterCommand::Vote { proposal, choice, home, reason } => {
+            decide::vote(&Home::at(&home), &proposal, choice, reason).await
+        }
+        CharterCommand::Proposals { home, json } => decide::proposals(&Home::at(&home), json).await,
+        CharterCommand::History { home, out, json } => decide::history(&Home::at(&home), out.as_deref(), json).await,
+        CharterCommand::Diff { from, to, home } => decide::show_diff(&from, &to, home.as_deref()).await,
     }
 }
 
@@ -97,10 +114,45 @@ pub(crate) async fn draft(args: &DraftArgs) -> Result<Signed<Charter>> {
         privacy_tier: 0,
         valid_from: from,
         valid_until: from.plus(args.valid_for),
+        governance: Some(governance_terms(args, num_members)?),
     };
     let charter = Signed::unsigned(Charter::try_from(terms)?);
     write(&args.out, &charter)?;
     Ok(charter)
+}
+
+/// How the consortium will govern itself.
+fn governance_terms(args: &DraftArgs, num_members: u32) -> Result<GovernanceTerms> {
+    let text = args.text.as_deref().map(files::read_text).transpose()?.unwrap_or_default();
+    let weighty = [
+        DecisionKind::Eject,
+        DecisionKind::Coordinator,
+        DecisionKind::Text,
+        DecisionKind::Decisions,
+        DecisionKind::RecoverKey,
+    ];
+    let mut percent: BTreeMap<_, _> =
+        DecisionKind::ALL.map(|kind| (kind, if weighty.contains(&kind) { 66 } else { 50 })).into();
+    for rule in &args.decide_by {
+        let (kind, number) = rule.split_once('=').map_or((None, rule.as_str()), |(kind, number)| (Some(kind), number));
+        let number: u8 =
+            number.parse().with_context(|| format!("expected [KIND=]PERCENT, such as eject=66; found {rule:?}"))?;
+        match kind {
+            None => percent.values_mut().for_each(|percent| *percent = number),
+            Some(kind) => {
+                let parsed = serde_json::from_value(serde_json::Value::String(kind.replace('-', "_")));
+                let kind = parsed.with_context(|| format!("there is no kind of decision {kind:?}"))?;
+                percent.insert(kind, number);
+            }
+        }
+    }
+    let min_open_ms = u64::try_from(args.min_vote.as_millis())?;
+    Ok(GovernanceTerms {
+        text,
+        decisions: DecisionTerms { min_open_ms, percent },
+        witnesses: args.witnesses.unwrap_or(num_members / 2 + 1),
+        leaving: if args.leaving_withdraws { Leaving::Withdrawn } else { Leaving::Counts },
+    })
 }
 
 /// An open text, which has to fit a chunk: members get it whole or not at all.
@@ -136,7 +188,7 @@ pub(crate) fn sign(file: &Path, home: &Home) -> Result<(MemberName, Signed<Chart
     Ok((member, charter))
 }
 
-fn confirmed(question: &str) -> Result<bool> {
+pub(super) fn confirmed(question: &str) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
         bail!("nobody can be asked here: read the charter with `tapestry charter show`, then sign with --yes");
     }
@@ -162,7 +214,7 @@ pub(crate) async fn publish(paths: &[PathBuf], home: &Home) -> Result<Digest> {
     Ok(digest)
 }
 
-fn read(path: &Path) -> Result<Signed<Charter>> {
+pub(super) fn read(path: &Path) -> Result<Signed<Charter>> {
     let text = files::read_text(path)?;
     serde_json::from_str(&text).with_context(|| format!("{} is not a charter", path.display()))
 }
@@ -214,6 +266,17 @@ pub(crate) fn describe(signed: &Signed<Charter>) -> Result<String> {
         percent(charter.gate.max_bpb_rise)
     )?;
     writeln!(text, "  privacy      tier {}", charter.privacy_tier)?;
+    match &charter.governance {
+        Some(terms) => text.push_str(&describe_rules(terms, charter.members.len())?),
+        None => writeln!(text, "  decisions    none by vote: a charter of the form charter/4")?,
+    }
+    if charter.version > 1 && signed.signatures.is_empty() {
+        writeln!(text, "  members")?;
+        for (name, key) in &charter.members {
+            writeln!(text, "    {:<14} {key}", name.as_str())?;
+        }
+        return Ok(text);
+    }
     writeln!(text, "  binds with   {} of {} members' signatures:", charter.quorum, charter.members.len())?;
     for (name, key) in &charter.members {
         let state = if signed.signatures.contains_key(key) { "signed" } else { "not signed" };
@@ -223,6 +286,58 @@ pub(crate) fn describe(signed: &Signed<Charter>) -> Result<String> {
         Ok(_) => writeln!(text, "  It binds.")?,
         Err(error) => writeln!(text, "  It does not bind yet: {error}")?,
     }
+    Ok(text)
+}
+
+/// The rules by which members decide, witness and leave.
+fn describe_rules(terms: &GovernanceTerms, num_members: usize) -> Result<String> {
+    let mut text = String::new();
+    let open = format_duration(std::time::Duration::from_millis(terms.decisions.min_open_ms));
+    writeln!(
+        text,
+        "  decisions    a proposal is open for at least {open}, or until all have voted; nobody has a veto. Votes needed:"
+    )?;
+    for (kind, percent) in &terms.decisions.percent {
+        let required = terms.decisions.required(*kind, num_members);
+        writeln!(text, "    {required} of {num_members} (more than {percent} %)  {kind}")?;
+    }
+    let warning = match terms.witnesses as usize {
+        0 => ": nobody would notice a coordinator that shows different histories to different members",
+        few if 2 * few <= num_members => ": two halves of the members could be shown different histories",
+        _ => "",
+    };
+    writeln!(
+        text,
+        "  witnesses    a round opens when {} of {num_members} members have cosigned the coordinator's log{warning}",
+        terms.witnesses
+    )?;
+    let open_round = match terms.leaving {
+        Leaving::Counts => "counts",
+        Leaving::Withdrawn => "is withdrawn, unless the merge has begun",
+    };
+    writeln!(
+        text,
+        "  leaving      at any time, at once, without anybody's leave; what a member has contributed to the open round {open_round}; what \
+         it\n\x20              contributed before stays in the bases that came of it, and in the accounts"
+    )?;
+    if !terms.text.trim().is_empty() {
+        writeln!(text, "  in words")?;
+        for line in terms.text.trim().lines() {
+            writeln!(text, "    {line}")?;
+        }
+    }
+    Ok(text)
+}
+
+/// The charter in force at a role, and who is not in force any more.
+fn describe_governed(governance: &Governance) -> Result<String> {
+    let mut text = describe(governance.charter())?;
+    let charter = &governance.charter().document;
+    for name in charter.members.keys().filter(|name| !governance.is_member(name)) {
+        writeln!(text, "  {name} has left.")?;
+    }
+    let steps = governance.steps().len();
+    writeln!(text, "  In force after {steps} steps since the founding: tapestry charter history tells them.")?;
     Ok(text)
 }
 

@@ -9,8 +9,8 @@ use crate::role::Role;
 use crate::settings::{CoordinatorAddress, Evaluation, Machine, NodeSettings, Texts, Training};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::path::{Path, PathBuf};
-use tapestry_core::{Digest, MemberName, PublicKey, Signed};
-use tapestry_governance::Charter;
+use tapestry_core::{Digest, MemberName, PublicKey};
+use tapestry_governance::{CharterHistory, Governance};
 use tapestry_net::Dialer;
 use tapestry_round::Decline;
 use tapestry_round::node::{Node, NodeInput, Participation};
@@ -57,23 +57,26 @@ pub(crate) async fn join(home: &Home, url: &str, standbys: &[String], accept: Op
     let key = home.key()?;
     let (address, coordinator_key) = parse_url(url)?;
     let dialer = Dialer::new(&address, coordinator_key, &key)?;
-    let charter: Signed<Charter> = dialer.get_json("/v1/charter").await.with_context(|| {
+    let history: CharterHistory = dialer.get_json("/v1/governance").await.with_context(|| {
         format!("the coordinator at {address} gives no charter to this node's key {}", key.public())
     })?;
-    let terms = Charter::binding(&charter, now())?;
+    let governance = Governance::of(&history).context("the history of the consortium, as the coordinator tells it")?;
+    governance.check_time(now())?;
+    let charter = governance.charter();
+    let terms = &charter.document;
     terms.check_may_coordinate(coordinator_key)?;
     for (_, standby) in &standbys {
         terms.check_may_coordinate(*standby)?;
     }
     let member = terms.member_of(key.public())?.clone();
-    let digest = charter.digest()?;
-    let is_signed_here = charter.signatures.contains_key(&key.public());
+    let digest = governance.digest();
+    let is_signed_here = history.founding.signatures.contains_key(&key.public());
     if !is_signed_here && accept != Some(digest) {
-        print!("{}", describe(&charter)?);
+        print!("{}", describe(charter)?);
         bail!("this node's key has not signed that charter. If {member} agrees with it, join with --accept {digest}");
     }
     let mut role = Role::<Node>::open(home, &key).await?;
-    let events = role.state().handle(now(), NodeInput::Join { charter })?;
+    let events = role.state().handle(now(), NodeInput::Join { history: Box::new(history) })?;
     settings.coordinator = Some(CoordinatorAddress { address, key: coordinator_key });
     settings.standbys = standbys.into_iter().map(|(address, key)| CoordinatorAddress { address, key }).collect();
     settings.write(home)?;

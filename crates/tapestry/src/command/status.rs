@@ -3,11 +3,9 @@
 use crate::activity::Activity;
 use crate::cli::StatusArgs;
 use crate::clock::now;
-use crate::command::log;
+use crate::command::dial;
 use crate::coordinator::api::{Status, verdict_in_words};
-use crate::files;
 use crate::home::Home;
-use crate::settings::NodeSettings;
 use anyhow::{Context as _, Result};
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
@@ -15,25 +13,13 @@ use std::time::Duration;
 use tapestry_core::{Timestamp, format_duration};
 use tapestry_net::{Dialer, NetError, retry_forever};
 use tapestry_round::RoundResult;
-use tapestry_round::node::Node;
 
 /// How often a watcher looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(args: &StatusArgs) -> Result<()> {
     let home = Home::at(&args.home);
-    let key = home.key()?;
-    let dialer = if home.path("node.toml").exists() {
-        let dialer = NodeSettings::read(&home)?.dialer(&key)?;
-        let dialer = dialer.context("this node has not joined: tapestry node join URL")?;
-        for (key, address) in log::fold::<Node>(&home, key.public()).await?.coordinator_addresses() {
-            dialer.add_server(address, *key)?;
-        }
-        dialer
-    } else {
-        let address = files::read_text(&home.path("address")).context("this coordinator has never run")?;
-        Dialer::new(&address.trim().replace("0.0.0.0:", "127.0.0.1:"), key.public(), &key)?
-    };
+    let dialer = dial::coordinator(&home).await?;
     if args.watch {
         return watch(&dialer, args.json).await;
     }

@@ -9,7 +9,7 @@ use crate::progress::{Form, Reporter};
 use crate::readers::Readers;
 use crate::role::Machine as _;
 use crate::stores::read_blobs;
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 use tapestry_core::{Digest, ModelManifest, PublicKey, Timestamp};
 use tapestry_ledger::TreeHash;
@@ -18,7 +18,7 @@ use tapestry_round::coordinator::{Coordinator, CoordinatorEffect, CoordinatorEve
 
 /// What doing a round's merge again has found.
 #[derive(Debug, Serialize)]
-struct VerifiedRound {
+pub(super) struct VerifiedRound {
     round: u32,
     coordinator: PublicKey,
     num_entries: u64,
@@ -31,10 +31,15 @@ struct VerifiedRound {
 }
 
 pub(crate) async fn run(command: VerifyCommand) -> Result<()> {
-    let VerifyCommand::Round { round, home, key, json } = command;
+    let (round, home, key, json) = match command {
+        VerifyCommand::Round { round, home, key, json } => (round, home, key, json),
+        VerifyCommand::All { home, key, without_merges, json } => {
+            return super::audit::verify_all(&Home::at(&home), key, without_merges, json).await;
+        }
+    };
     let home = Home::at(&home);
     let key = log::founder(&home, key).await?;
-    let verified = verify_round(&home, key, round).await?;
+    let verified = merge_again(&home, key, round).await?;
     if json {
         println!("{}", serde_json::to_string(&verified)?);
     } else {
@@ -52,7 +57,7 @@ pub(crate) async fn run(command: VerifyCommand) -> Result<()> {
     Ok(())
 }
 
-async fn verify_round(home: &Home, key: PublicKey, number: u32) -> Result<VerifiedRound> {
+pub(super) async fn merge_again(home: &Home, key: PublicKey, number: u32) -> Result<VerifiedRound> {
     let (checked, entries) = log::read::<Coordinator>(home, key).await?;
     let mut state = Coordinator::empty(key);
     let mut merging = None;
@@ -129,7 +134,7 @@ const fn is_decision_of(event: &CoordinatorEvent, number: u32) -> bool {
 }
 
 /// Checks that a verdict, or the weights of a merge, are those that follow from the charter and from what the log holds before them.
-fn check_decision(state: &Coordinator, at: Timestamp, recorded: &CoordinatorEvent) -> Result<()> {
+pub(super) fn check_decision(state: &Coordinator, at: Timestamp, recorded: &CoordinatorEvent) -> Result<()> {
     let input = match recorded {
         CoordinatorEvent::ContributionScreened { round, member, weights, screening, .. } => {
             let (member, screening) = (member.clone(), screening.clone());
@@ -141,10 +146,15 @@ fn check_decision(state: &Coordinator, at: Timestamp, recorded: &CoordinatorEven
     if decided.first() == Some(recorded) {
         return Ok(());
     }
-    let should = decided.first().map_or("nothing".into(), describe);
-    bail!(
+    Err(mismatch(recorded, decided.first()))
+}
+
+/// That the log does not say what the charter gives.
+pub(super) fn mismatch(recorded: &CoordinatorEvent, decided: Option<&CoordinatorEvent>) -> anyhow::Error {
+    let should = decided.map_or("nothing".into(), describe);
+    anyhow!(
         "the log DOES NOT HOLD: by the charter, \"{should}\" follows here, and the coordinator recorded \"{}\" with other reasons or weights. Show \
          this to the other members; tapestry merge explain --home prints the recorded weights",
         describe(recorded)
-    );
+    )
 }

@@ -1,6 +1,6 @@
 //! What members may ask of the coordinator. The connection has proved a key of the charter before anything here runs.
 
-use super::{Loop, NotTaken};
+use super::{Loop, NotTaken, governing, proving};
 use crate::activity::Activity;
 use crate::clock::now;
 use crate::observe::phase_name;
@@ -15,19 +15,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tapestry_core::{CHUNK_BYTES, Digest, MemberName, ModelManifest, PublicKey, Signed, Timestamp, WeightsManifest};
-use tapestry_governance::Charter;
 use tapestry_net::{BlobAction, Peer, blob_routes};
 use tapestry_round::coordinator::{Answer, Coordinator, CoordinatorInput, Round};
 use tapestry_round::{Attendance, Blame, Contribution, Decline, News, RoundResult, Verdict};
 use tapestry_store::StoreError;
 
 /// The longest JSON body that is read.
-const MAX_JSON_BYTES: usize = 1 << 20;
+pub(super) const MAX_JSON_BYTES: usize = 1 << 20;
 /// The longest wait of one request for news.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// An error for the asker, in the form that all routes share.
-struct Refused(StatusCode, String, bool);
+pub(super) struct Refused(pub(super) StatusCode, pub(super) String, pub(super) bool);
 
 #[derive(Serialize)]
 struct ErrorBody {
@@ -58,7 +57,7 @@ impl From<NotTaken> for Refused {
 }
 
 /// The details stay in the coordinator's own output; they are not for members.
-fn internal(error: &dyn std::fmt::Display) -> Refused {
+pub(super) fn internal(error: &dyn std::fmt::Display) -> Refused {
     tracing::error!("{error:#}");
     Refused(
         StatusCode::INTERNAL_SERVER_ERROR,
@@ -74,11 +73,12 @@ const EXTRA_CHUNKS: u64 = 64;
 pub(super) fn router(shared: &Arc<Loop>) -> Router {
     let policy_of = Arc::clone(shared);
     let policy = Arc::new(move |peer: &PublicKey, action: BlobAction| match action {
-        BlobAction::Read(_) => Ok(()),
+        BlobAction::Read(_) => policy_of.may_read(peer),
         BlobAction::Write(digest) => policy_of.may_write(peer, digest),
     });
     Router::new()
-        .route("/v1/charter", get(charter))
+        .merge(governing::router())
+        .merge(proving::router())
         .route("/v1/news", get(news))
         .route("/v1/contribution", post(contribute))
         .route("/v1/decline", post(decline))
@@ -93,6 +93,14 @@ pub(super) fn router(shared: &Arc<Loop>) -> Router {
 }
 
 impl Loop {
+    /// Models are for members in force, and for those who may have this role.
+    fn may_read(&self, peer: &PublicKey) -> Result<(), String> {
+        if self.member_of(peer).is_some() || self.may_have_the_state(peer) {
+            return Ok(());
+        }
+        Err("models are for members; this key's member has left or was excluded".into())
+    }
+
     /// Weights are taken only while they could count, from members who have not answered, and not without end.
     fn may_write(&self, peer: &PublicKey, digest: Digest) -> Result<(), String> {
         let member = self.member_of(peer).ok_or("only members may send weights")?;
@@ -114,25 +122,22 @@ impl Loop {
     }
 }
 
-async fn seen(shared: &Loop, peer: PublicKey) -> Option<MemberName> {
+pub(super) async fn seen(shared: &Loop, peer: PublicKey) -> Option<MemberName> {
     let member = shared.member_of(&peer)?;
     shared.presence().entry(member.clone()).or_default().last_seen = Some(now());
     Some(member)
-}
-
-async fn charter(State(shared): State<Arc<Loop>>) -> Result<Json<Signed<Charter>>, Refused> {
-    let state = shared.state();
-    state
-        .charter()
-        .cloned()
-        .map(Json)
-        .ok_or_else(|| Refused(StatusCode::NOT_FOUND, "no charter is in force".into(), true))
 }
 
 #[derive(Deserialize)]
 struct NewsQuery {
     #[serde(default)]
     after: u64,
+    /// How many entries of the log the asker has seen.
+    #[serde(default)]
+    seen: u64,
+    /// How many steps of governance it has followed.
+    #[serde(default)]
+    steps: u64,
     #[serde(default)]
     wait_ms: u64,
 }
@@ -148,7 +153,7 @@ async fn news(
     let is_over = shared.state().hand_over().is_some();
     let wait = if is_over { Duration::ZERO } else { Duration::from_millis(query.wait_ms).min(MAX_WAIT) };
     let _ = tokio::time::timeout(wait, version.wait_for(|version| *version > query.after)).await;
-    shared.news().map(Json).map_err(|error| internal(&error))
+    shared.news(query.seen, query.steps).map(Json).map_err(|error| internal(&error))
 }
 
 async fn contribute(
@@ -360,6 +365,7 @@ pub(crate) fn verdict_in_words(verdict: &Verdict) -> (&'static str, Option<Strin
         }
         Verdict::Declined { reason } => ("declined", Some(reason.clone())),
         Verdict::Away { reason } => ("away", Some(reason.clone())),
+        Verdict::Left { reason } => ("left", Some(reason.clone())),
         Verdict::Missing => ("missing", Some("no answer within the window (charter: rounds.window_ms)".into())),
     }
 }

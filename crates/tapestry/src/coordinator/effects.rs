@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result};
 use std::sync::Arc;
 use tapestry_core::{ModelManifest, WeightsManifest};
 use tapestry_governance::HeldOutTerms;
+use tapestry_governance::KeyRotation;
+use tapestry_ledger::SignedCheckpoint;
 use tapestry_round::coordinator::{CoordinatorEffect, CoordinatorEvent, CoordinatorInput};
 use tapestry_round::{RoundResult, Screening, Verdict};
 use tapestry_store::{BlobStore, StoreError};
@@ -128,6 +130,12 @@ async fn read_manifest(
     Ok(checked.map(|()| weights).map_err(|error| error.to_string()))
 }
 
+/// The first line of what somebody wrote, not too long.
+pub(crate) fn one_line(text: &str) -> String {
+    let line: String = text.trim().lines().next().unwrap_or_default().chars().take(120).collect();
+    if line.len() < text.trim().len() { format!("{line} ...") } else { line }
+}
+
 /// An event for people.
 pub(crate) fn describe(event: &CoordinatorEvent) -> String {
     match event {
@@ -141,6 +149,35 @@ pub(crate) fn describe(event: &CoordinatorEvent) -> String {
         CoordinatorEvent::RoleHandedOver { hand_over } => {
             format!("the coordinator's role is handed over to {}", hand_over.to)
         }
+        CoordinatorEvent::Proposed { proposal } => {
+            let proposal = &proposal.document;
+            format!("{} proposes: {}", proposal.member, one_line(&proposal.rationale))
+        }
+        CoordinatorEvent::Voted { vote } => {
+            let vote = &vote.document;
+            let reason = if vote.reason.is_empty() { String::new() } else { format!(": {}", one_line(&vote.reason)) };
+            format!("{} votes {} on proposal {}{reason}", vote.member, vote.choice, vote.proposal.short())
+        }
+        CoordinatorEvent::Decided { proposal, adopted, reason, .. } => {
+            let what = if *adopted { "ADOPTED" } else { "not adopted" };
+            format!("proposal {} is {what}: {reason}", proposal.short())
+        }
+        CoordinatorEvent::KeyRotated { rotation } => {
+            let KeyRotation { member, from, to, .. } = &rotation.document;
+            format!("{member} takes key {} in place of {}", to.short(), from.short())
+        }
+        CoordinatorEvent::Left { departure } => {
+            let departure = &departure.document;
+            format!("{} has left the consortium: {}", departure.member, one_line(&departure.reason))
+        }
+        CoordinatorEvent::Witnessed { checkpoint } => match checkpoint.parse::<SignedCheckpoint>() {
+            Ok(note) => format!(
+                "{} members have witnessed the log's first {} entries",
+                note.num_signatures() - 1,
+                note.checkpoint().size
+            ),
+            Err(error) => format!("what members have witnessed cannot be read: {error}"),
+        },
         CoordinatorEvent::BaseMeasured { base, bpb } => {
             format!("adopted base {}: {bpb:.4} bits per byte on the open text", base.short())
         }

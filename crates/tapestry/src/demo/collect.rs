@@ -240,7 +240,7 @@ fn node_phases(member: &MemberName, entries: &[Entry<NodeEvent>]) -> Vec<PhaseRe
     for entry in entries {
         let role = || Role::Node(member.clone());
         match &entry.event {
-            NodeEvent::RoundAccepted { announcement } => current = Some(announcement.document.round),
+            NodeEvent::RoundAccepted { announcement, .. } => current = Some(announcement.document.round),
             NodeEvent::BaseHeld { transfer, .. } => phases.push(PhaseRecord {
                 bytes_received: transfer.size_bytes,
                 ..phase(role(), Phase::Pull, current, entry.at, transfer.wall_seconds)
