@@ -5,7 +5,7 @@
 //! HOME/key.pub      the public key, to be given to whoever drafts the charter
 //! HOME/node.toml    settings (node)
 //! HOME/blobs/       content-addressed chunks and manifests
-//! HOME/log/         the role's log, one file per entry; the state is its fold
+//! HOME/log/         the role's log, one file per commit; the state is its fold
 //! HOME/work/        training jobs and their results; may be deleted while nothing runs
 //! HOME/lock         held while a process uses the folder
 //! ```

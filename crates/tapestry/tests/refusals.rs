@@ -7,7 +7,7 @@ use common::{Workshop, free_port};
 use std::fs;
 use std::net::TcpListener;
 use tapestry_core::{Digest, MemberName, PublicKey, SecretKey, Signed};
-use tapestry_governance::Charter;
+use tapestry_governance::CharterHistory;
 use tapestry_net::{Dialer, NetError};
 use tapestry_round::{Contribution, News, TrainingMetrics};
 
@@ -164,7 +164,7 @@ impl Malice {
 
 #[tokio::test]
 async fn members_who_break_the_rules() {
-    let workshop = drafted("");
+    let workshop = drafted("--witnesses 0");
     sign(&workshop);
     workshop.shell("tapestry charter publish charter.json --home coordinator");
     let address = format!("127.0.0.1:{}", free_port());
@@ -173,7 +173,8 @@ async fn members_who_break_the_rules() {
     let coordinator_key: PublicKey =
         fs::read_to_string(workshop.path("coordinator/key.pub")).unwrap().trim().parse().unwrap();
     let mallory = Malice::of(&workshop, "china", &address, coordinator_key);
-    let signed: Signed<Charter> = mallory.dialer.get_json("/v1/charter").await.unwrap();
+    let history: CharterHistory = mallory.dialer.get_json("/v1/governance").await.unwrap();
+    let signed = history.founding;
     // The base is measured first; then the round is open.
     let mut news: News = mallory.dialer.get_json("/v1/news?after=0&wait_ms=1000").await.unwrap();
     while news.announcement.is_none() {

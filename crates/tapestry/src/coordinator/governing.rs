@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tapestry_core::{Digest, Signed, Timestamp};
-use tapestry_governance::{CharterHistory, DecisionKind, Departure, KeyRotation, Proposal, Vote};
+use tapestry_governance::{Charter, CharterHistory, DecisionKind, Departure, KeyRotation, Proposal, Vote};
 use tapestry_net::Peer;
 use tapestry_round::coordinator::CoordinatorInput;
 
 pub(super) fn router() -> Router<Arc<Loop>> {
     Router::new()
+        .route("/v1/charter", get(charter))
         .route("/v1/governance", get(history))
         .route("/v1/proposals", get(proposals).post(propose))
         .route("/v1/votes", post(vote))
@@ -35,6 +36,12 @@ pub(crate) struct OpenVote {
     pub(crate) required: usize,
     pub(crate) num_members: usize,
     pub(crate) closes_at: Timestamp,
+}
+
+/// The charter in force; on what it stands, `/v1/governance` shows.
+async fn charter(State(shared): State<Arc<Loop>>) -> Result<Json<Signed<Charter>>, Refused> {
+    let charter = shared.state().charter().cloned();
+    charter.map(Json).ok_or_else(|| Refused(StatusCode::NOT_FOUND, "no charter is in force".into(), true))
 }
 
 /// The founding charter and every step since: all that is needed to check the charter in force.
