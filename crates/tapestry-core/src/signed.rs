@@ -155,11 +155,16 @@ impl<T: Document> Signed<T> {
     pub fn verify(&self, quorum: &Quorum) -> Result<&T, SignedError> {
         let message = self.checked_bytes()?;
         for (key, signature) in &self.signatures {
-            key.verify(&message, signature).map_err(|source| SignedError::Forged { domain: self.document.domain(), source })?;
+            key.verify(&message, signature)
+                .map_err(|source| SignedError::Forged { domain: self.document.domain(), source })?;
         }
         let found = self.signatures.keys().filter(|key| quorum.keys.contains(key)).count();
         if found < quorum.threshold {
-            return Err(SignedError::QuorumMissing { domain: self.document.domain(), expected: quorum.threshold, found });
+            return Err(SignedError::QuorumMissing {
+                domain: self.document.domain(),
+                expected: quorum.threshold,
+                found,
+            });
         }
         Ok(&self.document)
     }
@@ -172,7 +177,8 @@ impl<T: Document> Signed<T> {
         let message = self.checked_bytes()?;
         let missing = || SignedError::SignerMissing { domain: self.document.domain(), key: *key };
         let signature = self.signatures.get(key).ok_or_else(missing)?;
-        key.verify(&message, signature).map_err(|source| SignedError::Forged { domain: self.document.domain(), source })?;
+        key.verify(&message, signature)
+            .map_err(|source| SignedError::Forged { domain: self.document.domain(), source })?;
         Ok(&self.document)
     }
 

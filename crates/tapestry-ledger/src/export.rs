@@ -135,7 +135,7 @@ impl ExportCheck {
             return Err(ChainError::Time { seq: bundle.first + 1, found, previous }.into());
         }
         if bundle.special.is_empty() && bundle.leaves.len() as u64 == TILE_WIDTH {
-            self.chain.grow(bundle.root, TILE_HEIGHT as u32);
+            self.chain.grow(bundle.root, TILE_HEIGHT);
         } else {
             let mut special = bundle.special.iter().peekable();
             for (i, leaf) in bundle.leaves.iter().enumerate() {

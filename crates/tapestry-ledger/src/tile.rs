@@ -13,7 +13,7 @@ use crate::tree::{Tree, TreeHash};
 /// Entries of a bundle, and hashes of a tile.
 pub const TILE_WIDTH: u64 = 256;
 /// Each level of tiles stands for as many levels of the tree.
-pub const TILE_HEIGHT: usize = 8;
+pub const TILE_HEIGHT: u32 = 8;
 /// The longest entry, in bytes: its length has two bytes in a bundle.
 pub const MAX_ENTRY_BYTES: usize = u16::MAX as usize;
 
@@ -108,7 +108,7 @@ impl Tile {
     pub fn hashes(&self, tree: &Tree) -> Option<Vec<u8>> {
         let TileKind::Hashes(level) = self.kind else { return None };
         let range = self.range();
-        let hashes = tree.level(usize::from(level) * TILE_HEIGHT);
+        let hashes = tree.level(usize::from(level) * TILE_HEIGHT as usize);
         let found = hashes.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)?;
         Some(found.iter().flat_map(TreeHash::as_bytes).copied().collect())
     }

@@ -16,6 +16,11 @@ use tapestry_ledger::{Chain, SignedCheckpoint, Tree, TreeHash};
 
 /// The name of the checkpoint's file.
 const CHECKPOINT: &str = "checkpoint";
+/// Hashes of a tile.
+const WIDTH: usize = 256;
+/// The longest bundle.
+const MAX_BUNDLE_BYTES: usize = WIDTH * (MAX_ENTRY_BYTES + 2);
+const _: () = assert!(WIDTH as u64 == TILE_WIDTH);
 
 /// Writes a log, with its checkpoint, into a folder that must not be there yet: all of it, or nothing.
 ///
@@ -106,10 +111,10 @@ impl ExportedLog {
         }
         let entries: Vec<Tile> = tiles.iter().filter(|tile| tile.kind == TileKind::Entries).copied().collect();
         let read = in_parallel(&entries, |tile| {
-            let content = read_file(folder, &tile.path(), MAX_ENTRY_BYTES * TILE_WIDTH as usize * 2)?;
+            let content = read_file(folder, &tile.path(), MAX_BUNDLE_BYTES)?;
             let bundle = Bundle::read(tile, &content)?;
             let hashes = Tile { kind: TileKind::Hashes(0), ..*tile };
-            check_hashes(&hashes, &read_file(folder, &hashes.path(), TILE_WIDTH as usize * 32)?, bundle.leaves())?;
+            check_hashes(&hashes, &read_file(folder, &hashes.path(), WIDTH * 32)?, bundle.leaves())?;
             Ok((bundle, content))
         })?;
         let Some((first, _)) = read.first() else {
@@ -155,17 +160,16 @@ fn check_upper_levels<'a>(
     tiles: &[Tile],
     bundles: impl Iterator<Item = &'a Bundle>,
 ) -> Result<(), ExportFault> {
-    let width = TILE_WIDTH as usize;
-    let mut roots: Vec<TreeHash> = bundles.filter(|bundle| bundle.leaves().len() == width).map(Bundle::root).collect();
+    let mut roots: Vec<TreeHash> = bundles.filter(|bundle| bundle.leaves().len() == WIDTH).map(Bundle::root).collect();
     for level in 1.. {
         let mut of_level = tiles.iter().filter(|tile| tile.kind == TileKind::Hashes(level)).peekable();
         if of_level.peek().is_none() {
             return Ok(());
         }
-        for (tile, expected) in of_level.zip(roots.chunks(width)) {
-            check_hashes(tile, &read_file(folder, &tile.path(), width * 32)?, expected)?;
+        for (tile, expected) in of_level.zip(roots.chunks(WIDTH)) {
+            check_hashes(tile, &read_file(folder, &tile.path(), WIDTH * 32)?, expected)?;
         }
-        roots = roots.chunks_exact(width).map(tapestry_ledger::tile::root_of).collect();
+        roots = roots.chunks_exact(WIDTH).map(tapestry_ledger::tile::root_of).collect();
     }
     Ok(())
 }

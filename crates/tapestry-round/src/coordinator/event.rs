@@ -8,6 +8,7 @@ use tapestry_merge::Method;
 use tapestry_merge::weights::WeightRecord;
 
 /// What happened outside.
+#[expect(clippy::large_enum_variant, reason = "one input holds the charter; few are in memory at a time")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum CoordinatorInput {
     /// Time has passed.
@@ -128,6 +129,7 @@ pub enum CoordinatorInput {
 }
 
 /// What the coordinator's log says.
+#[expect(clippy::large_enum_variant, reason = "one event of a log holds the charter; few are in memory at a time")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CoordinatorEvent {

@@ -145,6 +145,7 @@ impl Participation {
 }
 
 /// What happened outside.
+#[expect(clippy::large_enum_variant, reason = "news are the largest, and the most frequent")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum NodeInput {
     /// The operator joins under a charter.
@@ -237,7 +238,6 @@ impl NodeInput {
 }
 
 /// What a node's log says.
-#[expect(clippy::large_enum_variant, reason = "one event of a log holds the charter; few are in memory at a time")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum NodeEvent {

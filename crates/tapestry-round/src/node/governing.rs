@@ -138,10 +138,10 @@ impl Node {
         let membership = self.membership.as_mut().ok_or(RoundError::NoCharter)?;
         let base_before = membership.governance.charter().document.base;
         Arc::make_mut(&mut membership.governance).follow(step)?;
-        if let Step::Rotated(rotation) = step {
-            if rotation.document.from == self.key {
-                self.key = rotation.document.to;
-            }
+        if let Step::Rotated(rotation) = step
+            && rotation.document.from == self.key
+        {
+            self.key = rotation.document.to;
         }
         let base = membership.governance.charter().document.base;
         if base != base_before {

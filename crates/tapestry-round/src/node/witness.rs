@@ -82,9 +82,7 @@ impl Node {
         let root = note.checkpoint().root;
         let is_one = match size.cmp(&seen.size) {
             std::cmp::Ordering::Equal => root == seen.root,
-            std::cmp::Ordering::Less => {
-                verify_consistency(size, root, seen.size, seen.root, &view.consistency).is_ok()
-            }
+            std::cmp::Ordering::Less => verify_consistency(size, root, seen.size, seen.root, &view.consistency).is_ok(),
             std::cmp::Ordering::Greater => {
                 verify_consistency(seen.size, seen.root, size, root, &view.consistency).is_ok()
             }
