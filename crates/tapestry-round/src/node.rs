@@ -389,8 +389,14 @@ impl Node {
                 Err(error) => return Err(error),
             }
         }
+        // Not all that was decided is told at once; what goes by the rest of it comes again.
+        let has_more = news.governance.is_some();
+        let is_ahead = |charter: &Digest| has_more && !governance.knows(charter);
         if let Some(signed) = news.outcome {
             let outcome = signed.verify_by(&coordinator)?;
+            if is_ahead(&outcome.charter) {
+                return Ok(events);
+            }
             check_charter(governance, outcome.charter)?;
             let last_round = next.last_outcome.as_ref().map_or(0, |last| last.round);
             if outcome.round > last_round {
@@ -403,6 +409,9 @@ impl Node {
         }
         if let Some(signed) = news.announcement {
             let announcement = signed.verify_by(&coordinator)?;
+            if is_ahead(&announcement.charter) {
+                return Ok(events);
+            }
             check_charter(governance, announcement.charter)?;
             let is_open = next.round.as_ref().is_some_and(|open| open.announcement.round >= announcement.round);
             let is_over = next.last_outcome.as_ref().is_some_and(|last| last.round >= announcement.round);

@@ -146,11 +146,17 @@ impl Driver {
         if let (Some(charter), Some(base)) = (self.role.state().charter(), self.role.state().base()) {
             self.transfer.offer(charter, base).await?;
         }
+        let mut has_asked = false;
         loop {
             self.heed_operator().await?;
             let state = self.role.state();
             if state.key() != self.key.public() {
                 return Ok(Ended::HasAnotherKey);
+            }
+            if state.is_complete() && state.is_member() && !has_asked {
+                has_asked = true;
+                self.take_last_news().await?;
+                continue;
             }
             if state.is_complete() {
                 let sovereign = state.sovereign().map(|model| model.digest().to_string()).unwrap_or_default();
@@ -223,18 +229,37 @@ impl Driver {
 
     /// Asks the coordinator where the loop is. A coordinator that breaks the charter stops this node.
     async fn take_news(&mut self, wait: Duration) -> Result<()> {
-        let state = self.role.state();
-        let (seen, steps) =
-            (state.seen().map_or(0, |seen| seen.size), state.governance().map_or(0, |g| g.steps().len()));
-        let after = self.news_version;
-        let path = format!("/v1/news?after={after}&wait_ms={}&seen={seen}&steps={steps}", wait.as_millis());
-        let dialer = self.dialer.clone();
+        let (path, dialer) = (self.news_path(wait), self.dialer.clone());
         let participation = self.role.state().participation();
         let news: News = tokio::select! {
             news = self.retry("ask for news", || dialer.get_json(&path)) => news?,
             () = participation::changed(&self.home, participation) => return Ok(()),
         };
-        let version = news.version;
+        self.heed_news(news).await
+    }
+
+    /// Asks once whether members have decided anything since this node was done. Where nobody answers, it is done as far as it knows.
+    async fn take_last_news(&mut self) -> Result<()> {
+        let news: Result<News, NetError> = self.dialer.get_json(&self.news_path(Duration::ZERO)).await;
+        match news {
+            Ok(news) => self.heed_news(news).await,
+            Err(error) => {
+                self.reporter.say(format!("whether members have decided anything since is not known: {error}"));
+                Ok(())
+            }
+        }
+    }
+
+    fn news_path(&self, wait: Duration) -> String {
+        let state = self.role.state();
+        let seen = state.seen().map_or(0, |seen| seen.size);
+        let steps = state.governance().map_or(0, |governance| governance.steps().len());
+        format!("/v1/news?after={}&wait_ms={}&seen={seen}&steps={steps}", self.news_version, wait.as_millis())
+    }
+
+    async fn heed_news(&mut self, news: News) -> Result<()> {
+        // Where members have decided more than is told at once, the rest is asked for without waiting.
+        let version = if news.governance.is_some() { self.news_version } else { news.version };
         let known = self.role.state().coordinator();
         match self.handle(NodeInput::News(news)).await {
             Ok(()) => {

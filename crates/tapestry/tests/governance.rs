@@ -17,7 +17,7 @@ struct Consortium {
 
 impl Consortium {
     /// Three members under a charter of one round; the coordinator runs.
-    fn founded() -> Self {
+    fn founded(extra: &str) -> Self {
         let workshop = Workshop::new();
         workshop.make_nodes(&["france", "china", "iran", "kenya"]);
         for name in ["france", "china", "iran", "kenya"] {
@@ -25,14 +25,14 @@ impl Consortium {
         }
         std::fs::write(workshop.path("agreement.md"), "# Agreement\n\nWe train together.\n").unwrap();
         let address = format!("127.0.0.1:{}", free_port());
-        workshop.shell(
-            "tapestry charter draft --home coordinator --consortium Three --rounds 1 --member france=$(cat france.key) \
+        workshop.shell(&format!(
+            "tapestry charter draft --home coordinator --consortium Three {extra} --member france=$(cat france.key) \
              --member china=$(cat china.key) --member iran=$(cat iran.key) --base base --open-text open.txt \
              --open-text-max-tokens 600 --max-relative-change 10 --max-contribution-rise 10 --max-merged-rise 10 \
              --text agreement.md --min-vote 1s
              for name in france china iran; do tapestry charter sign charter.json --home $name-node --yes; done
-             tapestry charter publish charter.json --home coordinator",
-        );
+             tapestry charter publish charter.json --home coordinator"
+        ));
         let mut consortium = Self { workshop, address, coordinator: None };
         consortium.start_coordinator();
         for name in NAMES {
@@ -91,7 +91,7 @@ impl Consortium {
 
 #[test]
 fn members_decide_who_is_in_and_by_which_terms_and_the_coordinator_only_counts() {
-    let mut consortium = Consortium::founded();
+    let mut consortium = Consortium::founded("--rounds 1");
     consortium.run(&NAMES);
     let log = consortium.shell("tapestry log show --home coordinator");
     assert!(log.contains("2 members have witnessed"), "a round opens on what members have witnessed:\n{log}");
@@ -172,7 +172,7 @@ fn members_decide_who_is_in_and_by_which_terms_and_the_coordinator_only_counts()
 
 #[test]
 fn two_members_find_out_that_they_were_shown_two_histories() {
-    let mut consortium = Consortium::founded();
+    let mut consortium = Consortium::founded("--rounds 2 --window 12s");
     // The coordinator and one member conspire: there are two of each, with one key, and the others are shown one each.
     consortium.coordinator = None;
     consortium.shell("cp -r coordinator coordinator-2; cp -r iran-node iran-2-node");
@@ -189,8 +189,8 @@ fn two_members_find_out_that_they_were_shown_two_histories() {
     // Each of the two rounds needs two witnesses, and has them.
     for home in ["coordinator", "coordinator-2"] {
         let log = || consortium.shell(&format!("tapestry log show --home {home}"));
-        consortium.workshop.wait_for("a round on each side", || log().contains("round 1 announced"));
-        consortium.workshop.wait_for("two contributions", || log().matches("has arrived").count() == 2);
+        consortium.workshop.wait_for("a round on each side", || log().contains("round 1: Shared Base"));
+        consortium.workshop.wait_for("what came of it is witnessed", || log().contains("round 2 announced"));
     }
     drop(nodes);
 
@@ -209,7 +209,7 @@ fn two_members_find_out_that_they_were_shown_two_histories() {
 
 #[test]
 fn members_of_one_history_agree_and_fetch_it_for_themselves() {
-    let consortium = Consortium::founded();
+    let consortium = Consortium::founded("--rounds 1");
     consortium.run(&NAMES);
     consortium.shell("tapestry log checkpoint --home china-node > china.checkpoint");
     let same = consortium.shell("tapestry log compare china.checkpoint --home france-node");

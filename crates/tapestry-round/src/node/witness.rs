@@ -40,6 +40,15 @@ impl Node {
         self.has_seen_two_histories
     }
 
+    /// Checks that a checkpoint, such as another member was shown, is of this consortium's log and signed by somebody who may write it.
+    ///
+    /// # Errors
+    /// [`RoundError::Log`].
+    pub fn check_checkpoint(&self, checkpoint: &str) -> Result<(), RoundError> {
+        let view = LogView { checkpoint: checkpoint.to_owned(), from: 0, consistency: vec![] };
+        self.read_view(&view).map(drop)
+    }
+
     /// Checks a view of the coordinator's log against what was seen of it before.
     pub(super) fn check_view(&self, view: &LogView) -> Result<Checked, RoundError> {
         let (note, size) = self.read_view(view)?;

@@ -393,6 +393,7 @@ async fn compare(args: &CompareArgs) -> Result<()> {
     let text = files::read_text(&args.checkpoint)?;
     let other: SignedCheckpoint = text.parse().with_context(|| format!("in {}", args.checkpoint.display()))?;
     let state = fold::<Node>(&home, founder(&home, None).await?).await?;
+    state.check_checkpoint(&text).with_context(|| format!("in {}", args.checkpoint.display()))?;
     let seen = state.seen().context("this node has seen nothing of the coordinator's log yet")?;
     let (own, others) = ((seen.size, seen.root), (other.checkpoint().size, other.checkpoint().root));
     let (old, new) = if own.0 <= others.0 { (own, others) } else { (others, own) };
