@@ -11,6 +11,7 @@ pub(crate) mod log;
 pub(crate) mod merge;
 pub(crate) mod model;
 pub(crate) mod node;
+pub(crate) mod records;
 pub(crate) mod status;
 pub(crate) mod train;
 pub(crate) mod verify;

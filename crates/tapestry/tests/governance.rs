@@ -42,6 +42,7 @@ impl Consortium {
     }
 
     fn start_coordinator(&mut self) {
+        let _ = std::fs::remove_file(self.workshop.path("coordinator/address"));
         let command = format!("tapestry coordinator run --home coordinator --listen {}", self.address);
         self.coordinator = Some(self.workshop.start(&command));
         self.workshop.wait_for("the coordinator listens", || self.workshop.path("coordinator/address").exists());
@@ -136,6 +137,19 @@ fn members_decide_who_is_in_and_by_which_terms_and_the_coordinator_only_counts()
     let log = consortium.shell("tapestry log show --home coordinator --round 3");
     assert!(log.contains("kenya accepted") && !log.contains("iran"), "{log}");
 
+    // Work that no machine counts is entered by vote, and weighs nothing.
+    consortium.decide(
+        "france",
+        "--credit 'china:engineering:80:hours:the installer <b>and</b> its tests'",
+        &[("france", "yes"), ("china", "yes"), ("kenya", "no")],
+    );
+    let account = consortium.shell("tapestry account --home coordinator; tapestry account --home coordinator --csv");
+    assert!(
+        account.contains("80 hours: the installer") && account.contains("no member weighs more than 0.6"),
+        "{account}"
+    );
+    assert!(account.contains("credit: engineering") && account.contains("largest weight"), "{account}");
+
     // One leaves; nobody is asked.
     consortium.shell("tapestry node leave --home kenya-node --reason 'Our own way' --yes");
     consortium.run(&["kenya"]);
@@ -160,6 +174,18 @@ fn members_decide_who_is_in_and_by_which_terms_and_the_coordinator_only_counts()
     assert!(consortium.shell("tapestry charter diff 1 2 --home coordinator").contains("members.kenya: added"));
     let verified = consortium.shell("tapestry verify all --home coordinator");
     assert!(verified.contains("All of it holds") && verified.contains("3 made again"), "{verified}");
+    let published = consortium
+        .shell("tapestry charter records --home coordinator --out records; cat records/0001.md records/0003.html");
+    for told in [
+        "3 decisions",
+        "## Dissent",
+        "iran says no",
+        "The council",
+        "Because it is better so.",
+        "&lt;b&gt;and&lt;/b&gt;",
+    ] {
+        assert!(published.contains(told), "{told} is missing:\n{published}");
+    }
     consortium.shell("tapestry log export --home coordinator --out export");
     let checked = consortium.shell("tapestry log verify export; tapestry log show --export export --last 3");
     assert!(checked.contains("The log of this coordinator holds"), "{checked}");

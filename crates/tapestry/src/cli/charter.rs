@@ -80,6 +80,19 @@ pub(crate) enum CharterCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Publish what members have decided, out of the coordinator's log: a static site and Markdown, one page a decision, with rationale,
+    /// parties consulted, votes, dissent, outcome, and the proof that the log holds it.
+    Records {
+        /// The coordinator's home, or a copy of it.
+        #[arg(long)]
+        home: PathBuf,
+        /// The key that founded the log; without it, whoever the log says.
+        #[arg(long)]
+        key: Option<PublicKey>,
+        /// The folder to make.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Show what differs between two charters, term by term.
     Diff {
         /// A version number (with --home), or a file.

@@ -1,6 +1,6 @@
 //! `tapestry charter`.
 
-use super::{decide, log};
+use super::{decide, log, records};
 use crate::cli::{CharterCommand, DraftArgs};
 use crate::clock::now;
 use crate::coordinator;
@@ -58,6 +58,11 @@ pub(crate) async fn run(command: CharterCommand) -> Result<()> {
         }
         CharterCommand::Proposals { home, json } => decide::proposals(&Home::at(&home), json).await,
         CharterCommand::History { home, out, json } => decide::history(&Home::at(&home), out.as_deref(), json).await,
+        CharterCommand::Records { home, key, out } => {
+            let count = records::publish(&Home::at(&home), key, &out).await?;
+            println!("{count} decisions are in {}; open index.html there", out.display());
+            Ok(())
+        }
         CharterCommand::Diff { from, to, home } => decide::show_diff(&from, &to, home.as_deref()).await,
     }
 }
