@@ -124,6 +124,13 @@ fn members_decide_who_is_in_and_by_which_terms_and_the_coordinator_only_counts()
     consortium.start_coordinator();
     consortium.shell("cp china-node/key.pem old-key.pem; tapestry node rotate-key --home china-node");
 
+    consortium.workshop.refused(
+        "tapestry charter propose --home china-node --rationale 'Too early' --set rounds.num_rounds=3",
+        "start its node once",
+    );
+    let told = consortium.run(&["china"]);
+    assert!(told[0].contains("another key now"), "{}", told[0]);
+
     // One is excluded, although it votes against that, and one more round is agreed on.
     let change = "--set rounds.num_rounds=3 --eject iran";
     consortium.decide("china", change, &[("france", "yes"), ("china", "yes"), ("kenya", "yes"), ("iran", "no")]);

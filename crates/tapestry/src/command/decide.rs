@@ -41,6 +41,12 @@ impl Own {
             "the coordinator tells a history of the charter that does not contain the charter that this node follows"
         );
         let key = home.public_key()?;
+        let waits =
+            home.path("key-next.pem").exists() && governance.member_of(&home.next_key_or_new()?.public()).is_some();
+        ensure!(
+            !waits,
+            "this member has another key by now: start its node once (tapestry node run), and it changes over"
+        );
         let member = governance.member_of(&key).context("this home's key is not that of a member in force")?.clone();
         Ok(Self { dialer, governance, member })
     }
