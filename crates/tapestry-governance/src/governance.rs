@@ -6,7 +6,7 @@
 
 use crate::proposal::{
     Change, Choice, Credit, Departure, KeyRotation, MAX_CONSULTED, MAX_CREDITS, MAX_RATIONALE_BYTES, MAX_REASON_BYTES,
-    Proposal, Vote, kinds,
+    Proposal, Vote, kinds, legal_quorum,
 };
 use crate::terms::DecisionKind;
 use crate::{Charter, CharterError, CharterTerms, TermsError};
@@ -334,7 +334,7 @@ impl Governance {
         terms.members.retain(|name, _| self.is_member(name));
         terms.merge.community_held_out.retain(|name, _| terms.members.contains_key(name));
         let num_members = u32::try_from(terms.members.len()).unwrap_or(u32::MAX);
-        terms.quorum = terms.quorum.min(num_members);
+        terms.quorum = legal_quorum(terms.quorum, terms.members.len());
         terms.rounds.min_contributions = terms.rounds.min_contributions.min(num_members);
         if let Some(governance) = &mut terms.governance {
             governance.witnesses = governance.witnesses.min(num_members);

@@ -15,6 +15,6 @@ pub use charter::{
 pub use governance::{CharterHistory, Governance, GovernanceError, MAX_STEPS, Step, Tally};
 pub use proposal::{
     Change, Choice, Credit, CreditKind, Departure, KeyRotation, MAX_CONSULTED, MAX_CREDITS, MAX_RATIONALE_BYTES,
-    MAX_REASON_BYTES, Proposal, Vote, kinds,
+    MAX_REASON_BYTES, Proposal, Vote, kinds, legal_quorum,
 };
 pub use terms::{DecisionKind, DecisionTerms, GovernanceTerms, Leaving, MAX_TEXT_BYTES};

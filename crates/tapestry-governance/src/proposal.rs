@@ -167,6 +167,13 @@ impl Document for Departure {
     const DOMAIN: &'static str = "departure/1";
 }
 
+/// The quorum that is nearest to `quorum` and a majority of so many members.
+#[must_use]
+pub fn legal_quorum(quorum: u32, num_members: usize) -> u32 {
+    let num_members = u32::try_from(num_members).unwrap_or(u32::MAX);
+    quorum.min(num_members).max(num_members / 2 + 1)
+}
+
 /// What a change from one charter to another decides: every term that differs belongs to a kind.
 ///
 /// `was_member` are the members in force under `from`: one that has left and is listed again is admitted.
@@ -219,7 +226,8 @@ pub fn kinds(
     note(*gate != from.gate, DecisionKind::Gate);
     note(*privacy_tier != from.privacy_tier, DecisionKind::PrivacyTier);
     note(*consortium != from.consortium, DecisionKind::Text);
-    note(*quorum != from.quorum, DecisionKind::Decisions);
+    // That it has to stay a majority of more members is no decision of its own.
+    note(*quorum != legal_quorum(from.quorum, members.len()), DecisionKind::Decisions);
     note((*valid_from, *valid_until) != (from.valid_from, from.valid_until), DecisionKind::Decisions);
     match (governance, &from.governance) {
         (Some(to), Some(from)) => {

@@ -1,3 +1,4 @@
+mod governing;
 mod participation;
 mod role;
 

@@ -1,4 +1,5 @@
 mod coordinators;
+mod governing;
 mod participation;
 
 use super::*;

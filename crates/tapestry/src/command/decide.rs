@@ -17,6 +17,7 @@ use std::time::Duration;
 use tapestry_core::{MemberName, PublicKey, Signed, format_duration, to_canonical_json};
 use tapestry_governance::{
     Change, Charter, CharterHistory, CharterTerms, Choice, Credit, CreditKind, Governance, Proposal, Step, Vote,
+    legal_quorum,
 };
 use tapestry_net::Dialer;
 use tapestry_round::node::{Node, NodeInput};
@@ -110,6 +111,7 @@ fn change_of(args: &ProposeArgs, governance: &Governance) -> Result<Change> {
     for (name, key) in &args.recover {
         ensure!(terms.members.insert(name.clone(), *key).is_some(), "{name} is no member; --admit admits one");
     }
+    terms.quorum = legal_quorum(terms.quorum, terms.members.len());
     if let Some(key) = args.coordinator {
         terms.coordinator = key;
         terms.standbys.remove(&key);
