@@ -4,6 +4,7 @@
 //! in a charter as a key that members chose, and can change none of its terms.
 
 mod charter;
+mod error;
 mod governance;
 mod proposal;
 mod terms;
@@ -12,7 +13,8 @@ pub use charter::{
     Charter, CharterError, CharterTerms, GateTerms, HeldOutTerms, MAX_MEMBERS, MergeTerms, RoundTerms, ScreeningTerms,
     TermsError,
 };
-pub use governance::{CharterHistory, Governance, GovernanceError, MAX_STEPS, Step, Tally};
+pub use error::GovernanceError;
+pub use governance::{CharterHistory, Governance, MAX_STEPS, Step, Tally};
 pub use proposal::{
     Change, Choice, Credit, CreditKind, Departure, KeyRotation, MAX_CONSULTED, MAX_CREDITS, MAX_RATIONALE_BYTES,
     MAX_REASON_BYTES, Proposal, Vote, kinds, legal_quorum,

@@ -188,8 +188,8 @@ fn bundles(commits: &[Vec<u8>]) -> Vec<(Tile, Vec<u8>)> {
     tiles
         .map(|tile| {
             let range = tile.range();
-            let own = &entries[range.start as usize..range.end as usize];
-            (tile, bundle(own.iter().map(Vec::as_slice)))
+            let own = entries.iter().zip(0_u64..).filter(|(_, index)| range.contains(index));
+            (tile, bundle(own.map(|(entry, _)| entry.as_slice())))
         })
         .collect()
 }

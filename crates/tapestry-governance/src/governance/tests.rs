@@ -159,15 +159,31 @@ fn votes_belong_to_one_proposal_of_one_consortium_and_one_member() {
     assert!(matches!(elsewhere.follow(&step), Err(GovernanceError::OtherCharter { .. })));
 }
 
+type ChangeTerms = fn(&mut CharterTerms);
+
 #[test]
 fn what_is_decided_follows_from_the_terms_and_not_from_the_proposers_word() {
     let governance = founded(4);
-    let kinds_of =
-        |change: fn(&mut CharterTerms)| governance.kinds_of(&next(&governance, change)).expect("can be decided");
-    let cases: [(fn(&mut CharterTerms), DecisionKind); 12] = [
-        (|terms| drop(terms.members.insert(name(4), key(4).public())), DecisionKind::Admit),
-        (|terms| drop(terms.members.remove(&name(3))), DecisionKind::Eject),
-        (|terms| drop(terms.members.insert(name(3), key(50).public())), DecisionKind::RecoverKey),
+    let kinds_of = |change: ChangeTerms| governance.kinds_of(&next(&governance, change)).expect("can be decided");
+    let cases: [(ChangeTerms, DecisionKind); 12] = [
+        (
+            |terms| {
+                terms.members.insert(name(4), key(4).public());
+            },
+            DecisionKind::Admit,
+        ),
+        (
+            |terms| {
+                terms.members.remove(&name(3));
+            },
+            DecisionKind::Eject,
+        ),
+        (
+            |terms| {
+                terms.members.insert(name(3), key(50).public());
+            },
+            DecisionKind::RecoverKey,
+        ),
         (|terms| terms.merge.staleness_exponent = 1.0, DecisionKind::MergePolicy),
         (|terms| terms.merge.influence_cap = 0.9, DecisionKind::FloorOrCap),
         (|terms| terms.screening.max_bpb_rise = 0.5, DecisionKind::FloorOrCap),
@@ -197,7 +213,9 @@ fn what_is_decided_follows_from_the_terms_and_not_from_the_proposers_word() {
 #[test]
 fn an_ejected_member_votes_on_its_own_case_and_never_again() {
     let mut governance = founded(4);
-    let eject = |terms: &mut CharterTerms| drop(terms.members.remove(&name(3)));
+    let eject = |terms: &mut CharterTerms| {
+        terms.members.remove(&name(3));
+    };
     let proposed = proposal(&governance, 0, next(&governance, eject));
     let own = vote(&governance, &proposed, 3, Choice::No);
     let tally = governance.tally(&proposed.document, std::iter::once(&own.document)).expect("can be decided");
@@ -209,9 +227,13 @@ fn an_ejected_member_votes_on_its_own_case_and_never_again() {
     let change = cap(&governance, 0.9);
     assert!(governance.follow(&adopted(&governance, change.clone(), &[0, 3])).is_err(), "its vote does not count");
     governance.follow(&adopted(&governance, change, &[0, 1])).expect("two of three");
-    let back = next(&governance, |terms| drop(terms.members.insert(name(3), key(3).public())));
+    let back = next(&governance, |terms| {
+        terms.members.insert(name(3), key(3).public());
+    });
     assert!(matches!(governance.kinds_of(&back), Err(GovernanceError::GivenUp { .. })), "its old key is given up");
-    let with_new_key = next(&governance, |terms| drop(terms.members.insert(name(3), key(33).public())));
+    let with_new_key = next(&governance, |terms| {
+        terms.members.insert(name(3), key(33).public());
+    });
     assert_eq!(governance.kinds_of(&with_new_key).expect("can be decided"), BTreeSet::from([DecisionKind::Admit]));
 }
 
@@ -219,7 +241,9 @@ fn an_ejected_member_votes_on_its_own_case_and_never_again() {
 fn excluded_members_are_no_quorum_together() {
     let mut governance = founded(5);
     for gone in [4, 3] {
-        let change = next(&governance, |terms| drop(terms.members.remove(&name(gone))));
+        let change = next(&governance, |terms| {
+            terms.members.remove(&name(gone));
+        });
         governance.follow(&adopted(&governance, change, &[0, 1, 2, 3][..4.min(gone + 1)])).expect("excluded");
     }
     let change = cap(&governance, 0.9);
@@ -252,7 +276,9 @@ fn a_key_is_rotated_by_itself_and_recovered_by_the_members() {
     assert!(governance.follow(&rotation(&governance, 0, 50, 0, &[50, 0])).is_err(), "an old key does not come back");
 
     // Key 1 is lost: the others give its member another.
-    let change = next(&governance, |terms| drop(terms.members.insert(name(1), key(51).public())));
+    let change = next(&governance, |terms| {
+        terms.members.insert(name(1), key(51).public());
+    });
     let proposed = proposal(&governance, 2, change.clone());
     let yes = |n: usize, secret: usize| {
         let vote = vote(&governance, &proposed, n, Choice::Yes).document;
@@ -283,10 +309,14 @@ fn leaving_needs_nobody_and_what_is_required_follows() {
     );
     let change = cap(&governance, 0.9);
     governance.follow(&adopted(&governance, change, &[0, 1])).expect("two of the three that are left");
-    let listed = next(&governance, |terms| drop(terms.members.insert(name(3), key(3).public())));
+    let listed = next(&governance, |terms| {
+        terms.members.insert(name(3), key(3).public());
+    });
     assert!(matches!(governance.kinds_of(&listed), Err(GovernanceError::GivenUp { .. })));
     // Listing it again is admitting it.
-    let kinds = governance.kinds_of(&next(&governance, |terms| drop(terms.members.insert(name(3), key(34).public()))));
+    let kinds = governance.kinds_of(&next(&governance, |terms| {
+        terms.members.insert(name(3), key(34).public());
+    }));
     assert!(kinds.expect("can be decided").contains(&DecisionKind::Admit));
 }
 

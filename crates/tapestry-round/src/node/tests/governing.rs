@@ -18,7 +18,7 @@ fn governed(witnesses: u32) -> Signed<Charter> {
     signed
 }
 
-fn name(n: u8) -> tapestry_core::MemberName {
+fn name(n: u8) -> MemberName {
     NAMES[usize::from(n) - 1].parse().expect("a name")
 }
 
@@ -171,7 +171,9 @@ fn an_excluded_member_is_told_by_the_votes_themselves_and_keeps_what_it_has() {
     run.input(NodeInput::BasePulled { base: digest("base"), transfer: TRANSFER }).expect("held");
     let eject = step(
         run.governance(),
-        |terms| drop(terms.members.remove(&name(1))),
+        |terms| {
+            terms.members.remove(&name(1));
+        },
         &[(2, Choice::Yes), (3, Choice::Yes), (1, Choice::No)],
     );
     run.steps(0, vec![eject]).expect("it was decided");
