@@ -62,6 +62,8 @@ pub struct Governance {
     given_up: BTreeSet<PublicKey>,
     /// Every key that a member ever had, with its last name.
     keys: BTreeMap<PublicKey, MemberName>,
+    /// The most rounds that any charter so far has agreed on.
+    most_rounds: u32,
     /// Every key that may or might coordinate.
     coordinators: BTreeSet<PublicKey>,
     credits: Vec<Credit>,
@@ -123,6 +125,7 @@ impl Governance {
             departed: BTreeMap::new(),
             given_up: BTreeSet::new(),
             keys: BTreeMap::new(),
+            most_rounds: 0,
             coordinators: BTreeSet::new(),
             credits: vec![],
             adopted: BTreeSet::new(),
@@ -184,6 +187,13 @@ impl Governance {
     #[must_use]
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// The most rounds that any charter so far has agreed on: a round may have ended under a charter that agreed on more than the
+    /// one in force.
+    #[must_use]
+    pub const fn most_rounds(&self) -> u32 {
+        self.most_rounds
     }
 
     /// Credits that members have voted for.
@@ -494,6 +504,7 @@ impl Governance {
         self.charters.push(self.digest);
         let charter = &self.charter.document;
         self.coordinators.extend(charter.coordinators());
+        self.most_rounds = self.most_rounds.max(charter.rounds.num_rounds);
         self.keys.extend(charter.members.iter().map(|(name, key)| (*key, name.clone())));
     }
 

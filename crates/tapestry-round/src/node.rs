@@ -323,7 +323,7 @@ impl Node {
             check_charter(governance, outcome.charter)?;
             let last_round = next.last_outcome.as_ref().map_or(0, |last| last.round);
             if outcome.round > last_round {
-                next.check_outcome(charter, outcome)?;
+                next.check_outcome(governance, outcome)?;
                 next.push(&mut events, NodeEvent::OutcomeAccepted { outcome: signed })?;
             }
         }
@@ -388,8 +388,8 @@ impl Node {
 
     /// A round that ended is one of those agreed, and leaves the base alone where it was abandoned. Whether a published base
     /// is the merge that it claims to be is not visible from here.
-    fn check_outcome(&self, charter: &Charter, outcome: &Outcome) -> Result<(), RoundError> {
-        let num_rounds = charter.rounds.num_rounds;
+    fn check_outcome(&self, governance: &Governance, outcome: &Outcome) -> Result<(), RoundError> {
+        let num_rounds = governance.most_rounds();
         if outcome.round > num_rounds {
             let term = "the number of the last round";
             return Err(RoundError::BentCharter { term, expected: num_rounds.into(), found: outcome.round.into() });

@@ -78,7 +78,7 @@ impl Sent {
     }
 }
 
-fn require(condition: bool, violation: impl FnOnce() -> String) -> Result<(), Violation> {
+pub(crate) fn require(condition: bool, violation: impl FnOnce() -> String) -> Result<(), Violation> {
     if condition { Ok(()) } else { Err(violation()) }
 }
 

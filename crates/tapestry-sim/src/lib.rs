@@ -20,10 +20,13 @@
 //!
 //! docs/simulator.md has every promise, the sabotage that shows that it can fail, and which real defect it found.
 //!
-//! What is not simulated: a malicious coordinator (the tests beside the node have it), and bytes within a chunk.
+//! Votes, witnesses, keys and coordinators that cheat have a world of their own: [`governed`].
+//!
+//! What is not simulated: bytes within a chunk.
 
 mod checks;
 mod coordinator;
+pub mod governed;
 mod malice;
 mod model;
 mod network;

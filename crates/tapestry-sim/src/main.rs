@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tapestry_sim::governed::run_governed;
 use tapestry_sim::{Failure, Summary, run};
 
 const USAGE: &str = "\
@@ -16,6 +17,7 @@ cargo xtask sim [OPTION]...
   --from SEED       the first of them (0)
   --seed SEED       this one alone, and what came of it
   --threads NUM     how many at a time (one a processor)
+  --governed SEED   instead: one world of votes, witnesses and coordinators that cheat, and what happened in it
   --scaling FILE    instead: what a round costs with 2 to 50 members, as a table and as an SVG in FILE";
 
 /// What was typed.
@@ -25,6 +27,7 @@ struct Options {
     first: u64,
     num_threads: usize,
     scaling: Option<String>,
+    governed: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -36,9 +39,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let done = match &options.scaling {
-        Some(file) => scaling::measure(file),
-        None => live(&options).map_err(|failure| failure.to_string()),
+    let done = match (&options.scaling, options.governed) {
+        (Some(file), _) => scaling::measure(file),
+        (None, Some(seed)) => governed(seed),
+        (None, None) => live(&options).map_err(|failure| failure.to_string()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -49,9 +53,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// One governed world, with its whole story where a promise is broken.
+fn governed(seed: u64) -> Result<(), String> {
+    let summary = run_governed(seed, None)
+        .map_err(|failure| format!("seed {seed}: {}\n  {}", failure.violation, failure.story.join("\n  ")))?;
+    println!("{summary:?}");
+    Ok(())
+}
+
 fn parse(words: &[String]) -> Result<Options, String> {
     let num_threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut options = Options { num_seeds: 10_000, first: 0, num_threads, scaling: None };
+    let mut options = Options { num_seeds: 10_000, first: 0, num_threads, scaling: None, governed: None };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| format!("`{word}` needs a value, or is unknown"))?;
@@ -62,6 +74,7 @@ fn parse(words: &[String]) -> Result<Options, String> {
             "--seed" => (options.first, options.num_seeds) = (number()?, 1),
             "--threads" => options.num_threads = usize::try_from(number()?.max(1)).map_err(|e| e.to_string())?,
             "--scaling" => options.scaling = Some(value.clone()),
+            "--governed" => options.governed = Some(number()?),
             other => return Err(format!("there is no option `{other}`")),
         }
     }

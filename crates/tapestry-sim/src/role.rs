@@ -59,7 +59,7 @@ macro_rules! machine {
 }
 
 machine!(Coordinator, CoordinatorEvent, CoordinatorInput, CoordinatorEffect, Coordinator::successors);
-machine!(Node, NodeEvent, NodeInput, NodeEffect, |_, _| None);
+machine!(Node, NodeEvent, NodeInput, NodeEffect, Node::successors);
 
 /// What becomes of one write. A write is whole or not there: a temporary file that is synced and renamed leaves nothing half done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -50,10 +50,7 @@ impl Machine for Node {
     type Event = NodeEvent;
 
     fn successors(&self, event: &NodeEvent) -> Option<BTreeSet<PublicKey>> {
-        match event {
-            NodeEvent::KeyRotated { rotation } if rotation.document.to == self.key() => Some([self.key()].into()),
-            _ => None,
-        }
+        Self::successors(self, event)
     }
 
     fn empty(key: PublicKey) -> Self {

@@ -26,6 +26,15 @@ impl Node {
         self.key
     }
 
+    /// Who may take this node's log over after an event, where the event changes that: its own next key.
+    #[must_use]
+    pub fn successors(&self, event: &NodeEvent) -> Option<std::collections::BTreeSet<PublicKey>> {
+        match event {
+            NodeEvent::KeyRotated { rotation } if rotation.document.to == self.key => Some([self.key].into()),
+            _ => None,
+        }
+    }
+
     /// Whether this node's member is one in force: it has neither left nor been excluded.
     #[must_use]
     pub fn is_member(&self) -> bool {
@@ -142,6 +151,8 @@ impl Node {
             && rotation.document.from == self.key
         {
             self.key = rotation.document.to;
+            // What was cosigned with the old key may have come too late.
+            self.is_cosigned = false;
         }
         let base = membership.governance.charter().document.base;
         if base != base_before {

@@ -50,13 +50,15 @@ impl Loop {
     pub(super) fn shown_checkpoint(&self) -> Option<SignedCheckpoint> {
         let state = self.state();
         let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
-        let recorded = state.witnessed().filter(|witnessed| witnessed.size >= state.witness_due());
+        let is_open = state.round().is_some();
+        // An open round rests on what was witnessed before it, whatever has happened since.
+        let recorded = state.witnessed().filter(|witnessed| is_open || witnessed.size >= state.witness_due());
         if let Some(recorded) = recorded
             && desk.as_ref().is_none_or(|note| note.checkpoint().size != recorded.size)
         {
             *desk = recorded.checkpoint.parse().ok();
         }
-        if desk.as_ref().is_none_or(|note| note.checkpoint().size < state.witness_due()) {
+        if recorded.is_none() && desk.as_ref().is_none_or(|note| note.checkpoint().size < state.witness_due()) {
             *desk = self.index.checkpoint();
         }
         desk.clone()
