@@ -20,6 +20,8 @@
 //!   excluded goes on alone.
 
 mod ledger;
+mod members;
+mod promises;
 mod side;
 mod world;
 

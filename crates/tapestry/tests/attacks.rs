@@ -41,7 +41,7 @@ impl Target {
         let workshop = Workshop::new();
         workshop.make_nodes(&["france", "china"]);
         workshop.shell(&format!(
-            "tapestry charter draft --home coordinator --consortium Two --member france=$(cat france.key) \
+            "tapestry charter draft --home coordinator --consortium Two --witnesses 0 --member france=$(cat france.key) \
              --member china=$(cat china.key) --base base --open-text open.txt --open-text-max-tokens 300 {extra}
              tapestry charter sign charter.json --home france-node --yes
              tapestry charter sign charter.json --home china-node --yes

@@ -9,15 +9,15 @@ use crate::scenario;
 use std::collections::{BTreeMap, BTreeSet};
 use tapestry_core::{Digest, MemberName, PublicKey, SecretKey, Signed, Timestamp};
 use tapestry_governance::{
-    Change, Charter, CharterTerms, Choice, DecisionKind, DecisionTerms, Departure, GateTerms, Governance,
-    GovernanceTerms, HeldOutTerms, KeyRotation, Leaving, MergeTerms, Proposal, RoundTerms, ScreeningTerms, Step, Vote,
+    Charter, CharterTerms, Choice, DecisionKind, DecisionTerms, Departure, GateTerms, Governance, GovernanceTerms,
+    HeldOutTerms, KeyRotation, Leaving, MergeTerms, Proposal, RoundTerms, ScreeningTerms, Vote,
 };
 use tapestry_ledger::{Cosignature, SignedCheckpoint, Tree, TreeHash};
-use tapestry_round::coordinator::{Coordinator, CoordinatorEvent, CoordinatorInput};
+use tapestry_round::coordinator::{Coordinator, CoordinatorInput};
 use tapestry_round::node::{
     ContributedCpt, Measurement, Node, NodeEffect, NodeEvent, NodeInput, SovereignModel, TransferMetrics,
 };
-use tapestry_round::{Blame, Contribution, NewSteps, News, RoundError, TrainingMetrics};
+use tapestry_round::{Blame, Contribution, News, RoundError, TrainingMetrics};
 
 const START: u64 = 1_000_000;
 /// Faults stop here, and the world ends here.
@@ -36,16 +36,16 @@ const METRICS: TrainingMetrics = TrainingMetrics {
 
 /// What travels.
 #[derive(Debug, Clone)]
-enum Message {
+pub(super) enum Message {
     Ask { node: usize, seen: u64, steps: u64 },
     News { node: usize, news: Box<News> },
-    Said { node: usize, sender: PublicKey, said: Said },
-    Confirmed { node: usize, input: NodeInput },
+    Said { node: usize, sender: PublicKey, said: Box<Said> },
+    Confirmed { node: usize, input: Box<NodeInput> },
 }
 
 /// What a member says to the coordinator.
 #[derive(Debug, Clone)]
-enum Said {
+pub(super) enum Said {
     Contribution(Signed<Contribution>),
     Proposal(Box<Signed<Proposal>>),
     Vote(Signed<Vote>),
@@ -56,43 +56,43 @@ enum Said {
 
 /// A member, and its node.
 #[derive(Debug)]
-struct Party {
-    name: MemberName,
-    ledger: Ledger<Node>,
+pub(super) struct Party {
+    pub(super) name: MemberName,
+    pub(super) ledger: Ledger<Node>,
     /// A key that it has asked for.
-    next_key: Option<SecretKey>,
+    pub(super) next_key: Option<SecretKey>,
     /// It does what the coordinator wants.
-    colludes: bool,
+    pub(super) colludes: bool,
     /// Somebody else has its key, and it cannot use it.
-    is_stolen: bool,
+    pub(super) is_stolen: bool,
     /// Which face of the coordinator it sees.
-    side: usize,
+    pub(super) side: usize,
     /// All that it has seen of the coordinator's log.
-    views: Vec<(u64, TreeHash)>,
-    is_stopped: bool,
+    pub(super) views: Vec<(u64, TreeHash)>,
+    pub(super) is_stopped: bool,
 }
 
 pub(super) struct World {
-    now_ms: u64,
-    tick: u64,
-    random: Random,
-    cheat: Cheat,
-    sabotage: Option<GovernedSabotage>,
-    sides: Vec<Side>,
-    parties: Vec<Party>,
-    messages: Vec<Message>,
-    censored: usize,
-    num_keys: u8,
+    pub(super) now_ms: u64,
+    pub(super) tick: u64,
+    pub(super) random: Random,
+    pub(super) cheat: Cheat,
+    pub(super) sabotage: Option<GovernedSabotage>,
+    pub(super) sides: Vec<Side>,
+    pub(super) parties: Vec<Party>,
+    pub(super) messages: Vec<Message>,
+    pub(super) censored: usize,
+    pub(super) num_keys: u8,
     /// How honest members have voted.
-    cast: BTreeMap<(Digest, MemberName), Choice>,
+    pub(super) cast: BTreeMap<(Digest, MemberName), Choice>,
     /// What the coordinator's log was before it was rewound.
-    forgotten: Vec<Tree>,
+    pub(super) forgotten: Vec<Tree>,
     /// The charter that was in force some time before the end.
-    settled: Option<Digest>,
+    pub(super) settled: Option<Digest>,
     /// Which rounds honest nodes accepted, on which history: the root that each rests on. What follows the root, such as when exactly
     /// the round was opened, is witnessed before the next.
-    accepted: BTreeMap<u32, BTreeSet<TreeHash>>,
-    summary: GovernedSummary,
+    pub(super) accepted: BTreeMap<u32, BTreeSet<TreeHash>>,
+    pub(super) summary: GovernedSummary,
     pub(super) story: Vec<String>,
 }
 
@@ -184,15 +184,15 @@ impl World {
         world
     }
 
-    fn tell(&mut self, line: String) {
+    pub(super) fn tell(&mut self, line: String) {
         self.story.push(format!("{:>4} {line}", self.tick));
     }
 
-    const fn now(&self) -> Timestamp {
+    pub(super) const fn now(&self) -> Timestamp {
         Timestamp::from_ms(self.now_ms)
     }
 
-    const fn is_calm(&self) -> bool {
+    pub(super) const fn is_calm(&self) -> bool {
         self.tick >= CALM
     }
 
@@ -252,114 +252,9 @@ impl World {
                 Ok(())
             }
             Message::News { node, news } => self.hears_news(node, *news),
-            Message::Said { node, sender, said } => self.coordinator_hears(node, sender, said),
-            Message::Confirmed { node, input } => self.node_takes(node, input).map(drop),
+            Message::Said { node, sender, said } => self.coordinator_hears(node, sender, *said),
+            Message::Confirmed { node, input } => self.node_takes(node, *input).map(drop),
         }
-    }
-
-    /// What a coordinator adds that makes things up: steps nobody decided, rounds nobody witnessed.
-    fn make_things_up(&mut self, news: &mut News) {
-        if self.cheat != Cheat::MakesThingsUp || !self.random.chance(0.3) {
-            return;
-        }
-        let Some(governance) = self.sides[0].ledger.state.governance().cloned() else { return };
-        match self.random.below(3) {
-            0 => {
-                let step = self.conspiracy(&governance);
-                news.governance = Some(NewSteps { after: governance.steps().len() as u64, steps: vec![step] });
-            }
-            1 => news.log = None,
-            _ => {
-                // The same checkpoint without the cosignatures.
-                let key = &self.sides[0].ledger.key;
-                if let Some(view) = &mut news.log
-                    && let Ok(note) = view.checkpoint.parse::<SignedCheckpoint>()
-                {
-                    view.checkpoint = SignedCheckpoint::by(note.checkpoint().clone(), key).to_string();
-                }
-            }
-        }
-    }
-
-    /// The admission of a stranger, with the votes of all who conspire or whose key is stolen, and some that were copied from elsewhere.
-    fn conspiracy(&mut self, governance: &Governance) -> Step {
-        let mut terms = governance.next_terms();
-        terms.members.insert("mallory".parse().expect("a name"), scenario::key(250).public());
-        terms.quorum = tapestry_governance::legal_quorum(terms.quorum, terms.members.len());
-        let now = self.now();
-        let by = self.parties.iter().find(|party| party.colludes || party.is_stolen).unwrap_or(&self.parties[0]);
-        let proposal = Proposal {
-            charter: governance.digest(),
-            member: by.name.clone(),
-            change: Change::Charter(Box::new(terms)),
-            rationale: "They asked for it.".into(),
-            consulted: vec![],
-            made_at: now,
-            closes_at: now.plus(std::time::Duration::from_secs(2)),
-        };
-        let proposal = Signed::by(proposal, &by.ledger.key).expect("canonical");
-        let digest = proposal.digest().expect("canonical");
-        let votes = self.parties.iter().filter(|party| party.colludes || party.is_stolen).map(|party| {
-            let (charter, member) = (governance.digest(), party.name.clone());
-            let vote = Vote { charter, proposal: digest, member, choice: Choice::Yes, reason: String::new() };
-            Signed::by(vote, &party.ledger.key).expect("canonical")
-        });
-        Step::Adopted { proposal: Box::new(proposal), votes: votes.collect() }
-    }
-
-    fn mischief(&mut self) -> Result<(), Violation> {
-        if self.random.chance(0.05) {
-            let node = self.random.index(self.parties.len());
-            self.parties[node].ledger.restart()?;
-        }
-        if self.random.chance(0.05) {
-            let side = self.random.index(self.sides.len());
-            self.sides[side].ledger.restart()?;
-            self.sides[side] = Side::new(self.sides[side].ledger.clone());
-        }
-        if self.random.chance(0.01)
-            && self.parties.len() >= 5
-            && !self.parties.iter().any(|p| p.is_stolen || p.colludes)
-        {
-            let node = self.random.index(self.parties.len());
-            self.tell(format!("the key of {} is stolen", self.parties[node].name));
-            self.parties[node].is_stolen = true;
-        }
-        match self.cheat {
-            Cheat::SplitsTheView if self.sides.len() == 1 && self.random.chance(0.02) => {
-                self.tell("the coordinator splits the view".into());
-                let other = self.sides[0].clone();
-                self.sides.push(other);
-                for (n, party) in self.parties.iter_mut().enumerate() {
-                    party.side = n % 2;
-                }
-            }
-            Cheat::Rewinds if self.random.chance(0.01) => {
-                let commits = self.sides[0].ledger.num_commits();
-                let kept = 1 + self.random.index(commits);
-                self.tell(format!("the coordinator forgets {} of {commits} commits", commits - kept));
-                self.forgotten.push(self.sides[0].ledger.tree.clone());
-                self.sides[0] = Side::new(self.sides[0].ledger.cut(kept)?);
-            }
-            _ => {}
-        }
-        if self.sides.len() == 2 {
-            self.conspirators_cosign()?;
-        }
-        Ok(())
-    }
-
-    /// Members that conspire witness both histories.
-    fn conspirators_cosign(&mut self) -> Result<(), Violation> {
-        let (now, everybody) = (self.now(), self.sabotage == Some(GovernedSabotage::CosignsUnseen));
-        for side in &mut self.sides {
-            for party in self.parties.iter().filter(|party| party.colludes || everybody) {
-                let Some(note) = side.shown() else { continue };
-                let cosignature = note.cosign(&party.name, &party.ledger.key, now);
-                side.cosigned(now, note.checkpoint().size, &cosignature)?;
-            }
-        }
-        Ok(())
     }
 
     /// A node asks, works, and its member decides.
@@ -386,9 +281,9 @@ impl World {
         self.member_votes(node)
     }
 
-    fn say(&mut self, node: usize, said: Said) {
+    pub(super) fn say(&mut self, node: usize, said: Said) {
         let sender = self.parties[node].ledger.key.public();
-        self.messages.push(Message::Said { node, sender, said });
+        self.messages.push(Message::Said { node, sender, said: Box::new(said) });
     }
 
     fn node_works(&mut self, node: usize, effect: NodeEffect) -> Result<(), Violation> {
@@ -434,147 +329,6 @@ impl World {
         taken.map_err(|error| format!("{name} does not take a result that was due: {error}"))
     }
 
-    /// What members think of, now and then: a change, another key, leaving.
-    fn member_decides(&mut self, node: usize) -> Result<(), Violation> {
-        if !self.random.chance(0.02) {
-            return Ok(());
-        }
-        let party = &self.parties[node];
-        let (side, key, name) = (party.side, party.ledger.key.clone(), party.name.clone());
-        let Some(governance) = self.sides[side].ledger.state.governance().cloned() else { return Ok(()) };
-        if governance.member_of(&key.public()) != Some(&name) {
-            return Ok(());
-        }
-        // Who conspires stays the smaller part: nobody else goes.
-        let may_go = !self.parties.iter().any(|party| party.colludes || party.is_stolen);
-        match self.random.below(12) {
-            0 if may_go && governance.num_members() > 3 => {
-                let Ok(departure) = party.ledger.state.departure("Our own way.".into()) else { return Ok(()) };
-                self.tell(format!("{name} leaves"));
-                let departure = Signed::by(departure, &key).expect("canonical");
-                let _ = self.node_takes(node, NodeInput::Leave { departure })?;
-            }
-            1 | 2 if party.next_key.is_none() => {
-                self.num_keys += 1;
-                let next = scenario::key(self.num_keys);
-                let Ok(rotation) = party.ledger.state.rotation(next.public()) else { return Ok(()) };
-                let mut signed = Signed::by(rotation, &key).expect("canonical");
-                signed.sign(&next).expect("canonical");
-                self.parties[node].next_key = Some(next);
-                self.say(node, Said::Rotation(signed));
-            }
-            _ => {
-                let mut terms = governance.next_terms();
-                match self.random.below(5) {
-                    0 => terms.rounds.window_ms = self.random.between(10_000, 30_000),
-                    1 => terms.rounds.num_rounds = u32::try_from(self.random.between(3, 8)).expect("few"),
-                    2 => terms.gate.max_bpb_rise = self.random.unit(),
-                    3 => {
-                        let stolen = self.parties.iter().find(|party| party.is_stolen).map(|party| party.name.clone());
-                        let Some(name) = stolen.filter(|name| governance.is_member(name)) else { return Ok(()) };
-                        self.num_keys += 1;
-                        terms.members.insert(name, scenario::key(self.num_keys).public());
-                    }
-                    _ if may_go && terms.members.len() > 4 => {
-                        let gone = self.random.index(terms.members.len());
-                        let gone = terms.members.keys().nth(gone).cloned();
-                        gone.and_then(|gone| terms.members.remove(&gone));
-                        terms.quorum = tapestry_governance::legal_quorum(terms.quorum, terms.members.len());
-                        let few = u32::try_from(terms.members.len()).expect("few");
-                        if let Some(rules) = &mut terms.governance {
-                            rules.witnesses = rules.witnesses.min(few);
-                        }
-                    }
-                    _ => return Ok(()),
-                }
-                let made_at = self.now();
-                let closes_at = made_at.plus(std::time::Duration::from_millis(self.random.between(1000, 20_000)));
-                let proposal = Proposal {
-                    charter: governance.digest(),
-                    member: name,
-                    change: Change::Charter(Box::new(terms)),
-                    rationale: "It is better so.".into(),
-                    consulted: vec![],
-                    made_at,
-                    closes_at,
-                };
-                self.say(node, Said::Proposal(Box::new(Signed::by(proposal, &key).expect("canonical"))));
-            }
-        }
-        Ok(())
-    }
-
-    /// An honest member votes once on each proposal that it knows, and never for a stranger.
-    fn member_votes(&mut self, node: usize) -> Result<(), Violation> {
-        let party = &self.parties[node];
-        let (name, key, colludes) = (party.name.clone(), party.ledger.key.clone(), party.colludes);
-        let state = &self.sides[party.side].ledger.state;
-        let Some(governance) =
-            state.governance().filter(|governance| governance.member_of(&key.public()) == Some(&name))
-        else {
-            return Ok(());
-        };
-        let charter = governance.digest();
-        let open: Vec<_> = state.proposals().iter().map(|open| (open.digest, open.signed.clone())).collect();
-        for (proposal, signed) in open {
-            let is_bad = matches!(&signed.document.change, Change::Charter(terms) if terms.members.keys().any(|m| m.as_str() == "mallory"));
-            let likes = self.random.chance(0.7);
-            let known = self.cast.get(&(proposal, name.clone())).copied();
-            let choice = known.unwrap_or(match (colludes, is_bad) {
-                (true, _) => Choice::Yes,
-                (false, true) => Choice::No,
-                (false, false) if likes => Choice::Yes,
-                (false, false) => Choice::No,
-            });
-            if !self.random.chance(0.3) {
-                continue;
-            }
-            self.cast.insert((proposal, name.clone()), choice);
-            let vote = Vote { charter, proposal, member: name.clone(), choice, reason: String::new() };
-            self.say(node, Said::Vote(Signed::by(vote, &key).expect("canonical")));
-        }
-        Ok(())
-    }
-
-    /// Whoever has a stolen key proposes a stranger, votes for it, and takes the key for itself.
-    fn thief_acts(&mut self, node: usize) -> Result<(), Violation> {
-        let party = &self.parties[node];
-        let (name, key) = (party.name.clone(), party.ledger.key.clone());
-        let Some(governance) = self.sides[party.side].ledger.state.governance().cloned() else { return Ok(()) };
-        let is_valid = governance.member_of(&key.public()) == Some(&name);
-        if self.random.chance(0.1)
-            && let Step::Adopted { proposal, votes } = self.conspiracy(&governance)
-        {
-            self.say(node, Said::Proposal(proposal));
-            for vote in votes {
-                self.say(node, Said::Vote(vote));
-            }
-        }
-        let open: Vec<_> = self.sides[party_side(&self.parties, node)]
-            .ledger
-            .state
-            .proposals()
-            .iter()
-            .map(|open| open.digest)
-            .collect();
-        let is_time = self.tick.is_multiple_of(3);
-        for proposal in open.into_iter().filter(|_| is_time) {
-            let vote = Vote {
-                charter: governance.digest(),
-                proposal,
-                member: name.clone(),
-                choice: Choice::Yes,
-                reason: String::new(),
-            };
-            self.say(node, Said::Vote(Signed::by(vote, &key).expect("canonical")));
-        }
-        if !is_valid && governance.is_member(&name) {
-            // Recovered: from here on what the thief says is nobody's, which is checked where it arrives.
-            return Ok(());
-        }
-        Ok(())
-    }
-
     fn hears_news(&mut self, node: usize, news: News) -> Result<(), Violation> {
         if self.sabotage == Some(GovernedSabotage::SkipsTheProof)
             && let (Some(view), Some(seen)) = (&news.log, self.parties[node].ledger.state.seen().cloned())
@@ -610,7 +364,7 @@ impl World {
     }
 
     /// Feeds an input; the inner error is the machine's.
-    fn node_takes(&mut self, node: usize, input: NodeInput) -> Result<Result<(), RoundError>, Violation> {
+    pub(super) fn node_takes(&mut self, node: usize, input: NodeInput) -> Result<Result<(), RoundError>, Violation> {
         let now = self.now();
         let ledger = &mut self.parties[node].ledger;
         match ledger.state.handle(now, input) {
@@ -662,41 +416,6 @@ impl World {
         Ok(())
     }
 
-    /// Two honest nodes go by two histories only where a member has witnessed both.
-    fn check_histories(&self, round: u32) -> Result<(), Violation> {
-        let histories = &self.accepted[&round];
-        let governance = self.sides[0].ledger.state.governance().ok_or("no charter")?;
-        let is_majority = 2 * governance.num_witnesses() > governance.num_members();
-        let may = histories.len() <= 1 || !is_majority || self.parties.iter().any(|party| party.colludes);
-        // A rewind before the round was ever witnessed by anybody who is honest is no second history; it is the only one.
-        require(may || self.cheat == Cheat::Rewinds, || {
-            format!("round {round} was accepted on {} histories", histories.len())
-        })
-    }
-
-    /// As many members as the weightiest kind of the decision needs have voted for it, and as they did vote.
-    fn check_votes(&self, proposal: &Signed<Proposal>, votes: &[Signed<Vote>]) -> Result<(), Violation> {
-        let digest = proposal.digest().map_err(|e| e.to_string())?;
-        let mut yes = BTreeSet::new();
-        for vote in votes.iter().map(|vote| &vote.document) {
-            let honest =
-                self.parties.iter().find(|party| party.name == vote.member).filter(|p| !p.colludes && !p.is_stolen);
-            if let Some(party) = honest {
-                let cast = self.cast.get(&(digest, party.name.clone()));
-                require(cast == Some(&vote.choice), || {
-                    format!("the vote of {} is counted as {}", party.name, vote.choice)
-                })?;
-            }
-            if vote.proposal == digest && vote.choice == Choice::Yes {
-                yes.insert(vote.member.clone());
-            }
-        }
-        let Change::Charter(terms) = &proposal.document.change else { return Ok(()) };
-        require(2 * yes.len() > terms.members.len().min(self.parties.len()) - 1, || {
-            format!("a charter is followed for which {} of {} voted", yes.len(), self.parties.len())
-        })
-    }
-
     fn coordinator_hears(&mut self, node: usize, sender: PublicKey, said: Said) -> Result<(), Violation> {
         if self.cheat == Cheat::Censors && node == self.censored && !matches!(said, Said::Cosignature(..)) {
             return Ok(());
@@ -705,7 +424,7 @@ impl World {
         let (input, confirmation) = match said {
             Said::Cosignature(size, cosignature) => {
                 self.sides[side].cosigned(now, size, &cosignature)?;
-                self.messages.push(Message::Confirmed { node, input: NodeInput::CosignatureSent { size } });
+                self.messages.push(Message::Confirmed { node, input: Box::new(NodeInput::CosignatureSent { size }) });
                 return Ok(());
             }
             Said::Contribution(contribution) => {
@@ -728,79 +447,11 @@ impl World {
         };
         match self.sides[side].input(now, input)? {
             Ok(()) => {
-                let confirmed = confirmation.map(|input| Message::Confirmed { node, input });
+                let confirmed = confirmation.map(|input| Message::Confirmed { node, input: Box::new(input) });
                 self.messages.extend(confirmed);
             }
             Err(error) => self.tell(format!("the coordinator does not take it: {error}")),
         }
         Ok(())
     }
-
-    /// A coordinator that writes a vote down as it likes it: its log cannot be folded by anybody else.
-    fn turn_vote(&mut self, side: usize, vote: &mut Signed<Vote>) -> Result<(), Violation> {
-        vote.document.choice = Choice::Yes;
-        let now = self.now();
-        if self.sides[side].ledger.state.proposals().iter().any(|open| open.digest == vote.document.proposal) {
-            let event = CoordinatorEvent::Voted { vote: vote.clone() };
-            self.sides[side].ledger.write(now, vec![event])?;
-        }
-        Ok(())
-    }
-
-    fn check_everybody(&self) -> Result<(), Violation> {
-        for side in &self.sides {
-            for open in side.ledger.state.proposals() {
-                for vote in open.votes.values().map(|vote| &vote.document) {
-                    let honest = self.parties.iter().find(|party| party.name == vote.member);
-                    let honest = honest.filter(|party| !party.colludes && !party.is_stolen);
-                    let cast = self.cast.get(&(open.digest, vote.member.clone()));
-                    let is_so = honest.is_none() || cast == Some(&vote.choice);
-                    require(is_so, || format!("the vote of {} is written down as {}", vote.member, vote.choice))?;
-                }
-            }
-        }
-        for party in self.parties.iter().filter(|party| !party.colludes) {
-            let state = &party.ledger.state;
-            let has_stranger =
-                state.governance().is_some_and(|g| g.members().any(|(name, _)| name.as_str() == "mallory"));
-            require(!has_stranger, || format!("{} follows a charter with a stranger in it", party.name))?;
-            // One node's views are one history: each two belong to one log that there was.
-            let own = &self.sides[party.side].ledger.tree;
-            let is_in = |tree: &Tree, view: &(u64, TreeHash)| tree.root(view.0) == Some(view.1);
-            let belong = |pair: &[(u64, TreeHash)]| {
-                self.forgotten.iter().chain([own]).any(|tree| pair.iter().all(|view| is_in(tree, view)))
-            };
-            require(party.views.windows(2).all(belong), || format!("what {} has seen is not one history", party.name))?;
-            let is_growing = party.views.windows(2).all(|pair| pair[0].0 < pair[1].0);
-            require(is_growing, || format!("{} has seen the log shrink", party.name))?;
-        }
-        Ok(())
-    }
-
-    fn check_end(&mut self) -> Result<(), Violation> {
-        let witnessed = |side: &Side| side.ledger.state.witnessed().is_some();
-        self.summary.num_witnessed = self.sides.iter().filter(|side| witnessed(side)).count();
-        if self.cheat != Cheat::None {
-            return Ok(());
-        }
-        let state = &self.sides[0].ledger.state;
-        let governance = state.governance().ok_or("no charter")?;
-        require(!state.outcomes().is_empty(), || "no round has ended".into())?;
-        for party in self.parties.iter().filter(|party| !party.is_stolen) {
-            let node = &party.ledger.state;
-            if governance.member_of(&party.ledger.key.public()) == Some(&party.name) && node.is_member() {
-                let settled = self.settled.ok_or("it ended too early")?;
-                let is_known = node.governance().is_some_and(|known| known.knows(&settled));
-                require(is_known, || format!("{} has not learned what was decided", party.name))?;
-            } else {
-                require(node.is_over(), || format!("{} is out, and does not know", party.name))?;
-                require(node.sovereign().is_some(), || format!("{} is out, and has no model of its own", party.name))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn party_side(parties: &[Party], node: usize) -> usize {
-    parties[node].side
 }
