@@ -398,6 +398,21 @@ mod tests {
         }
     }
 
+    /// The example of the package `golang.org/x/mod/sumdb/note`, whose format C2SP signed-note describes.
+    #[test]
+    fn the_published_key_and_signature_of_another_implementation_hold() {
+        let vkey = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
+        let text = "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n";
+        let line = "\u{2014} PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=";
+        let bytes = BASE64.decode(vkey.split('+').next_back().expect("a key")).expect("base64");
+        let public = PublicKey::from_bytes(bytes[1..].try_into().expect("32 bytes")).expect("a key");
+        assert_eq!(super::vkey("PeterNeumann", ED25519, &public), vkey);
+        let line = SignatureLine::parse(line).expect("a signature line");
+        assert_eq!(line.id, key_id("PeterNeumann", ED25519, &public));
+        let signature = Signature::from_bytes(line.signature.try_into().expect("64 bytes"));
+        public.verify(text.as_bytes(), &signature).expect("holds");
+    }
+
     #[test]
     fn a_cosignature_is_of_one_checkpoint_of_one_log() {
         let note = note();
