@@ -402,7 +402,8 @@ mod tests {
     #[test]
     fn the_published_key_and_signature_of_another_implementation_hold() {
         let vkey = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
-        let text = "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n";
+        let text =
+            "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n";
         let line = "\u{2014} PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=";
         let bytes = BASE64.decode(vkey.split('+').next_back().expect("a key")).expect("base64");
         let public = PublicKey::from_bytes(bytes[1..].try_into().expect("32 bytes")).expect("a key");

@@ -71,7 +71,8 @@ async fn main() {
     assert_eq!(entries.len() as u64, num_entries);
     drop((entries, again));
 
-    let content = read_log::<serde::de::IgnoredAny>(&LogStore::open_to_read(&log).unwrap(), key.public()).await.unwrap();
+    let content =
+        read_log::<serde::de::IgnoredAny>(&LogStore::open_to_read(&log).unwrap(), key.public()).await.unwrap();
     let checkpoint = content.chain.sealed().unwrap().clone();
     write_export(&content.index, &checkpoint, &export).await.unwrap();
     let start = Instant::now();
