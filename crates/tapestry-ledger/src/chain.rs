@@ -81,6 +81,34 @@ pub struct Accepted<E> {
     pub leaves: Vec<TreeHash>,
 }
 
+/// A commit that was read: all that can be done without what comes before it, so that many are read at once. Nothing of it is
+/// proved before [`Chain::place`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commit<E> {
+    accepted: Accepted<E>,
+    note: String,
+}
+
+impl<E: DeserializeOwned> Commit<E> {
+    /// Reads the entries of a commit and hashes them. It should begin with entry `first`, which is for messages alone.
+    ///
+    /// # Errors
+    /// [`ChainError::TooLong`], [`ChainError::Unreadable`].
+    pub fn read(first: u64, content: &[u8]) -> Result<Self, ChainError> {
+        let unreadable = |seq: u64, reason: String| ChainError::Unreadable { seq, reason };
+        let (lines, note) = split(content).map_err(|reason| unreadable(first, reason.to_owned()))?;
+        let (mut entries, mut leaves) = (Vec::with_capacity(lines.len()), Vec::with_capacity(lines.len()));
+        for (line, seq) in lines.into_iter().zip(first..) {
+            if line.len() > MAX_ENTRY_BYTES {
+                return Err(ChainError::TooLong { seq, found: line.len() });
+            }
+            entries.push(serde_json::from_slice(line).map_err(|e| unreadable(seq, e.to_string()))?);
+            leaves.push(TreeHash::of_leaf(line));
+        }
+        Ok(Self { accepted: Accepted { entries, leaves }, note: note.to_owned() })
+    }
+}
+
 /// Why entries cannot be the next of a log.
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {
@@ -301,32 +329,29 @@ impl Chain {
     /// # Errors
     /// [`ChainError`]; the chain has not moved.
     pub fn accept<E: DeserializeOwned>(&mut self, content: &[u8]) -> Result<Accepted<E>, ChainError> {
-        let seq = self.num_entries() + 1;
-        let unreadable = |seq: u64, reason: String| ChainError::Unreadable { seq, reason };
-        let (lines, note) = split(content).map_err(|reason| unreadable(seq, reason.to_owned()))?;
+        self.place(Commit::read(self.num_entries() + 1, content)?)
+    }
+
+    /// Checks that a commit that was read is the next of this log and moves the chain over it.
+    ///
+    /// # Errors
+    /// [`ChainError`]; the chain has not moved.
+    pub fn place<E>(&mut self, commit: Commit<E>) -> Result<Accepted<E>, ChainError> {
+        let Commit { accepted, note } = commit;
         let mut next = self.clone();
-        let mut accepted =
-            Accepted { entries: Vec::with_capacity(lines.len()), leaves: Vec::with_capacity(lines.len()) };
-        for (i, line) in lines.into_iter().enumerate() {
-            let seq = next.num_entries() + 1;
-            if line.len() > MAX_ENTRY_BYTES {
-                return Err(ChainError::TooLong { seq, found: line.len() });
-            }
-            let entry: Entry<E> = serde_json::from_slice(line).map_err(|e| unreadable(seq, e.to_string()))?;
+        for (i, (entry, leaf)) in accepted.entries.iter().zip(&accepted.leaves).enumerate() {
             if i > 0 && entry.writer.is_some() {
-                return Err(unreadable(seq, "the writer changes within a commit".into()));
+                let reason = "the writer changes within a commit".into();
+                return Err(ChainError::Unreadable { seq: entry.seq, reason });
             }
             next.follow(&entry.outline())?;
-            let leaf = TreeHash::of_leaf(line);
-            next.frontier.push(leaf);
-            accepted.leaves.push(leaf);
-            accepted.entries.push(entry);
+            next.frontier.push(*leaf);
         }
         let note = note.parse().map_err(|source| ChainError::Checkpoint { seq: next.num_entries(), source })?;
         next.check_seal(&note)?;
         if note.num_signatures() != 1 {
             let reason = "its checkpoint is signed by another than the writer".into();
-            return Err(unreadable(next.num_entries(), reason));
+            return Err(ChainError::Unreadable { seq: next.num_entries(), reason });
         }
         next.sealed = Some(note);
         *self = next;
@@ -407,7 +432,7 @@ pub(crate) fn split(content: &[u8]) -> Result<(Vec<&[u8]>, &str), &'static str> 
     }
     let (mut rest, mut lines) = (content, vec![]);
     loop {
-        let end = rest.iter().position(|b| *b == b'\n').ok_or("it is cut off: the checkpoint is missing")?;
+        let end = memchr::memchr(b'\n', rest).ok_or("it is cut off: the checkpoint is missing")?;
         let line = &rest[..end];
         rest = &rest[end + 1..];
         if line.is_empty() {

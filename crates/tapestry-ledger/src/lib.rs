@@ -19,7 +19,7 @@ pub mod note;
 pub mod tile;
 pub mod tree;
 
-pub use chain::{Accepted, Chain, ChainError, Entry, MAX_COMMIT_BYTES, MAX_COMMIT_ENTRIES, origin};
+pub use chain::{Accepted, Chain, ChainError, Commit, Entry, MAX_COMMIT_BYTES, MAX_COMMIT_ENTRIES, origin};
 pub use note::{Checkpoint, Cosignature, NoteError, SignedCheckpoint};
 pub use tile::MAX_ENTRY_BYTES;
 pub use tree::{ProofError, Tree, TreeHash, verify_consistency, verify_inclusion};

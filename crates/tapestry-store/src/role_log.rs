@@ -1,6 +1,6 @@
 //! A role's log: events that are in a Merkle tree, signed and durable before anybody acts on them.
 
-use crate::{LogError, LogIndex, LogStore};
+use crate::{LogError, LogIndex, LogStore, StoreError};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::path::Path;
 use tapestry_core::{PublicKey, SecretKey, Timestamp};
-use tapestry_ledger::{Chain, Entry};
+use tapestry_ledger::{Chain, Commit, Entry};
 
 /// Commits that are read at once.
 const NUM_READ_AHEAD: usize = 16;
@@ -35,7 +35,7 @@ pub struct LogContent<E> {
     pub entries: Vec<Entry<E>>,
 }
 
-impl<E: Serialize + DeserializeOwned> RoleLog<E> {
+impl<E: Serialize + DeserializeOwned + Send + 'static> RoleLog<E> {
     /// Opens the log in `folder`, which is made where it is missing, and gives its entries, all of them checked.
     ///
     /// # Errors
@@ -165,18 +165,27 @@ impl<E: Serialize + DeserializeOwned> RoleLog<E> {
 ///
 /// # Errors
 /// Where the log has a gap, does not verify, or cannot be read.
-pub async fn read_log<E: DeserializeOwned>(store: &LogStore, founder: PublicKey) -> Result<LogContent<E>, LogError> {
+pub async fn read_log<E: DeserializeOwned + Send + 'static>(
+    store: &LogStore,
+    founder: PublicKey,
+) -> Result<LogContent<E>, LogError> {
     let listing = store.listing().await?;
     let (mut chain, index, mut entries) = (Chain::new(founder), LogIndex::new(store.clone()), vec![]);
-    let mut contents = futures::stream::iter(listing.commits)
-        .map(|first| async move { store.read_existing(first).await.map(|content| (first, content)) })
+    let mut commits = futures::stream::iter(listing.commits)
+        .map(|first| async move {
+            let content = store.read_existing(first).await?;
+            // Reading entries and hashing them needs nothing of what comes before: it takes every processor there is.
+            let read = tokio::task::spawn_blocking(move || Commit::read(first, &content)).await;
+            let commit = read.map_err(|_| StoreError::Interrupted)?.map_err(|error| store.wrong(error))?;
+            Ok::<_, LogError>((first, commit))
+        })
         .buffered(NUM_READ_AHEAD);
-    while let Some((first, content)) = contents.try_next().await? {
+    while let Some((first, commit)) = commits.try_next().await? {
         let due = chain.num_entries() + 1;
         if first != due {
             return Err(store.gap(due, first));
         }
-        let accepted = chain.accept(&content).map_err(|error| store.wrong(error))?;
+        let accepted = chain.place(commit).map_err(|error| store.wrong(error))?;
         index.grow(accepted.leaves, None);
         entries.extend(accepted.entries);
     }
@@ -192,7 +201,7 @@ pub async fn read_log<E: DeserializeOwned>(store: &LogStore, founder: PublicKey)
 ///
 /// # Errors
 /// As [`read_log`].
-pub async fn verify_log<E: DeserializeOwned>(
+pub async fn verify_log<E: DeserializeOwned + Send + 'static>(
     folder: &Path,
     founder: PublicKey,
 ) -> Result<(Chain, Vec<Entry<E>>), LogError> {
@@ -203,7 +212,7 @@ pub async fn verify_log<E: DeserializeOwned>(
 ///
 /// # Errors
 /// As [`read_log`].
-pub async fn verify_log_on<E: DeserializeOwned>(
+pub async fn verify_log_on<E: DeserializeOwned + Send + 'static>(
     store: &LogStore,
     founder: PublicKey,
 ) -> Result<(Chain, Vec<Entry<E>>), LogError> {
