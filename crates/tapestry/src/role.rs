@@ -18,7 +18,7 @@ use tapestry_store::{LogIndex, LogStore, RoleLog};
 /// A state machine that is the fold of a log.
 pub(crate) trait Machine: Clone + Send {
     /// What its log holds.
-    type Event: Serialize + DeserializeOwned + Send + Sync;
+    type Event: Serialize + DeserializeOwned + Send + Sync + 'static;
 
     /// The state of an empty log that `founder` founds.
     fn empty(founder: PublicKey) -> Self;
