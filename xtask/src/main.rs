@@ -27,7 +27,7 @@ cargo xtask TASK
     --seed SEED             one alone, with its story where it fails
     --threads NUM           how many at a time (one a processor)
     --scaling FILE          instead: what a round costs with 2 to 50 members; an SVG in FILE
-  bench NAME [OPTION]...    our figures beside those of the peers and of the machine; NAME: merge, round
+  bench NAME [OPTION]...    our figures beside those of the peers and of the machine; NAME: log, merge, round
     --json                  one JSON object a row, instead of tables
     --rows FILTER[,...]     only works whose name contains FILTER
     --quick, --full         tiny models, in seconds; also what takes long or much disk

@@ -4,6 +4,7 @@
 //! Every measured thing runs in a process of its own, ours and the peers' in turn, several times; the median counts.
 
 mod limits;
+mod log;
 mod machine;
 mod measure;
 mod merge;
@@ -79,12 +80,13 @@ impl Options {
 /// When there is no such bench, or ours could not do all of the work.
 pub(crate) fn bench(words: &[&str]) -> Result<()> {
     let Some((name, options)) = words.split_first() else {
-        bail!("name a bench: `cargo xtask bench merge`, `cargo xtask bench round`")
+        bail!("name a bench: `cargo xtask bench log`, `cargo xtask bench merge`, `cargo xtask bench round`")
     };
     match *name {
+        "log" => log::run(&Options::parse(options)?),
         "merge" => merge::run(&Options::parse(options)?),
         "round" => round::run(&Options::parse(options)?),
-        other => bail!("there is no bench `{other}`; there are `merge` and `round`"),
+        other => bail!("there is no bench `{other}`; there are `log`, `merge` and `round`"),
     }
 }
 
