@@ -223,7 +223,14 @@ impl<M: Machine> Role<M> {
     /// Writes an entry and reads it again from its bytes, which is where its signature and its place in the chain are verified.
     fn append(&mut self, now: Timestamp, event: M::Event) -> Result<(Timestamp, M::Event), Violation> {
         let mut chain = self.chain();
-        let successors = self.state.as_ref().and_then(|state| state.successors(&event));
+        // As the binary does: whom an event makes a successor, the state after it says.
+        let successors = match self.state.clone() {
+            Some(mut next) => {
+                next.apply(&event).map_err(|e| format!("a decided event does not follow: {e}"))?;
+                next.successors(&event)
+            }
+            None => None,
+        };
         let bytes = chain.seal(now, vec![(event.clone(), successors)], &self.key);
         let bytes = bytes.map_err(|e| format!("an event cannot be written: {e}: {event:?}"))?;
         let read = chain.accept::<M::Event>(&bytes);
