@@ -50,6 +50,7 @@ pub struct Coordinator {
     /// New keys that wait for the end of the open round.
     rotations: Vec<Signed<KeyRotation>>,
     witnessed: Option<Witnessed>,
+    cosigned: Option<Witnessed>,
     witness_due: u64,
     base: Option<Digest>,
     /// The base that each round was announced with.
@@ -140,6 +141,7 @@ impl Coordinator {
             decided: BTreeSet::new(),
             rotations: vec![],
             witnessed: None,
+            cosigned: None,
             witness_due: 0,
             base: None,
             bases: vec![],
@@ -487,7 +489,11 @@ impl Coordinator {
             CoordinatorEvent::Decided { proposal, adopted, .. } => self.apply_decision(*proposal, *adopted)?,
             CoordinatorEvent::KeyRotated { rotation } => self.apply_rotation(rotation)?,
             CoordinatorEvent::Left { departure } => self.apply_departure(departure)?,
-            CoordinatorEvent::Witnessed { checkpoint } => self.apply_witnessed(checkpoint)?,
+            CoordinatorEvent::Cosigned { checkpoint } => self.cosigned = Some(Witnessed::read(checkpoint, unexpected)?),
+            CoordinatorEvent::Witnessed { checkpoint } => {
+                self.witnessed = Some(Witnessed::read(checkpoint, unexpected)?);
+                self.cosigned = None;
+            }
             CoordinatorEvent::RoleTaken { tenure } => {
                 self.check_take(tenure)?;
                 self.tenure = Some(tenure.clone());

@@ -142,6 +142,7 @@ impl Checks {
             | CoordinatorEvent::KeyRotated { .. }
             | CoordinatorEvent::Left { .. } => Err("nobody votes or leaves in this world (see `governed`)".into()),
             CoordinatorEvent::BaseMeasured { .. }
+            | CoordinatorEvent::Cosigned { .. }
             | CoordinatorEvent::Witnessed { .. }
             | CoordinatorEvent::CommunityMeasured { .. }
             | CoordinatorEvent::RoleHandedOver { .. } => Ok(()),

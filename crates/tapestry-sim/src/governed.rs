@@ -51,6 +51,8 @@ pub enum GovernedSabotage {
     OpensUnwitnessed,
     /// Honest members cosign whatever they are asked to.
     CosignsUnseen,
+    /// The coordinator tells members that it has their cosignatures before they are in its log.
+    ConfirmsTooEarly,
     /// The coordinator counts a vote as it likes.
     TurnsVotes,
     /// Nodes take an old view for a lie.

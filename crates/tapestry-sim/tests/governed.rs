@@ -33,7 +33,8 @@ fn every_promise_is_kept_in_every_governed_world() {
     let many = summaries.len() / 20;
     assert!(count(|s| s.num_rounds) > summaries.len() / 2, "rounds: {}", count(|s| s.num_rounds));
     assert!(count(|s| s.num_adopted) > summaries.len() / 3, "decisions: {}", count(|s| s.num_adopted));
-    assert!(count(|s| s.num_alarms) > many, "two histories: {}", count(|s| s.num_alarms));
+    // Most coordinators that rewind only get no further: their members ask for what they have seen.
+    assert!(count(|s| s.num_alarms) > many / 3, "two histories: {}", count(|s| s.num_alarms));
     assert!(count(|s| s.num_changes) > many, "new keys: {}", count(|s| s.num_changes));
     assert!(count(|s| s.num_witnessed) > summaries.len() / 3, "witnessed: {}", count(|s| s.num_witnessed));
 }
@@ -63,6 +64,11 @@ fn members_that_cosign_unseen_are_noticed() {
 #[test]
 fn a_coordinator_that_opens_unwitnessed_rounds_is_noticed() {
     is_noticed(GovernedSabotage::OpensUnwitnessed);
+}
+
+#[test]
+fn a_coordinator_that_confirms_cosignatures_too_early_is_noticed() {
+    is_noticed(GovernedSabotage::ConfirmsTooEarly);
 }
 
 #[test]

@@ -151,6 +151,7 @@ pub(crate) fn about_coordinator(event: &CoordinatorEvent, phase: Option<&Phase>)
         | CoordinatorEvent::RoleTaken { .. }
         | CoordinatorEvent::RoleHandedOver { .. }
         | CoordinatorEvent::Decided { .. }
+        | CoordinatorEvent::Cosigned { .. }
         | CoordinatorEvent::Witnessed { .. }
         | CoordinatorEvent::BaseMeasured { .. } => (None, None),
         CoordinatorEvent::Proposed { proposal } => (None, Some(&proposal.document.member)),

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Process, Workshop, free_port};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MEMBERS: [&str; 2] = ["france", "china"];
 
@@ -74,7 +74,12 @@ fn killed_at_every_turn() {
     // Each in its turn dies as soon as its log has grown, until the loop is over.
     let (mut num_kills, mut seen) = (0, [0; 3]);
     let homes = ["coordinator", "france-node", "china-node"];
+    let start = Instant::now();
     while num_kills < 12 {
+        if start.elapsed() > patience {
+            let logs = homes.map(|home| consortium.log(home));
+            panic!("nothing moves any more:\n{}", logs.join("\n"));
+        }
         std::thread::sleep(Duration::from_millis(120));
         let victim = num_kills % 3;
         let entries = std::fs::read_dir(consortium.workshop.path(homes[victim]).join("log")).unwrap().count();

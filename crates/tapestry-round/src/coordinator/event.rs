@@ -94,7 +94,7 @@ pub enum CoordinatorInput {
     },
     /// Members have cosigned a checkpoint of this log.
     Witnessed {
-        /// The checkpoint with their cosignatures.
+        /// The checkpoint with all cosignatures of it that have come.
         checkpoint: String,
     },
     /// A contribution was measured.
@@ -178,6 +178,12 @@ pub enum CoordinatorEvent {
     Left {
         /// With its signature.
         departure: Signed<Departure>,
+    },
+    /// Members have cosigned a checkpoint of this log, and more are needed. It is on record before they are told that it arrived, so
+    /// that nobody has to be asked again.
+    Cosigned {
+        /// The checkpoint with their cosignatures.
+        checkpoint: String,
     },
     /// Enough members have cosigned a checkpoint of this log.
     Witnessed {
@@ -325,6 +331,7 @@ impl CoordinatorEvent {
             Self::Decided { .. } => "decided",
             Self::KeyRotated { .. } => "key_rotated",
             Self::Left { .. } => "left",
+            Self::Cosigned { .. } => "cosigned",
             Self::Witnessed { .. } => "witnessed",
             Self::BaseMeasured { .. } => "base_measured",
             Self::CommunityMeasured { .. } => "community_measured",

@@ -63,15 +63,18 @@ impl World {
         Step::Adopted { proposal: Box::new(proposal), votes: votes.collect() }
     }
 
+    /// A coordinator dies and starts again: it has what is in its log, and nothing else.
+    pub(super) fn coordinator_dies(&mut self) -> Result<(), Violation> {
+        let side = self.random.index(self.sides.len());
+        self.sides[side].ledger.restart()?;
+        self.sides[side] = Side::new(self.sides[side].ledger.clone());
+        Ok(())
+    }
+
     pub(super) fn mischief(&mut self) -> Result<(), Violation> {
         if self.random.chance(0.05) {
             let node = self.random.index(self.parties.len());
             self.parties[node].ledger.restart()?;
-        }
-        if self.random.chance(0.05) {
-            let side = self.random.index(self.sides.len());
-            self.sides[side].ledger.restart()?;
-            self.sides[side] = Side::new(self.sides[side].ledger.clone());
         }
         if self.random.chance(0.01)
             && self.parties.len() >= 5
@@ -112,7 +115,7 @@ impl World {
             for party in self.parties.iter().filter(|party| party.colludes || everybody) {
                 let Some(note) = side.shown() else { continue };
                 let cosignature = note.cosign(&party.name, &party.ledger.key, now);
-                side.cosigned(now, note.checkpoint().size, &cosignature)?;
+                side.cosigned(now, note.checkpoint().size, &cosignature, false)?;
             }
         }
         Ok(())

@@ -2,12 +2,15 @@
 
 use super::Cheat;
 use super::side::Side;
-use super::world::World;
+use super::world::{Party, World};
 use crate::checks::{Violation, require};
 use std::collections::BTreeSet;
 use tapestry_core::Signed;
-use tapestry_governance::{Change, Choice, Proposal, Vote};
+use tapestry_governance::{Change, Choice, Governance, Proposal, Vote};
 use tapestry_ledger::{Tree, TreeHash};
+
+/// How many ticks members may take to witness what they are asked to.
+const PATIENCE: u64 = 80;
 
 impl World {
     /// Two honest nodes go by two histories only where a member has witnessed both.
@@ -73,6 +76,20 @@ impl World {
             require(is_growing, || format!("{} has seen the log shrink", party.name))?;
         }
         Ok(())
+    }
+
+    /// Members that are there and honest are not asked for ever to witness what they have witnessed.
+    pub(super) fn check_witnesses(&mut self) -> Result<(), Violation> {
+        let state = &self.sides[0].ledger.state;
+        let is_able = |party: &&Party| !party.is_stolen && !party.is_stopped && party.ledger.state.is_member();
+        let num_able = self.parties.iter().filter(is_able).count();
+        let needed = state.governance().map_or(0, Governance::num_witnesses);
+        if self.cheat != Cheat::None || !self.is_calm() || !state.wants_witnesses() || num_able < needed {
+            self.unwitnessed_since = None;
+            return Ok(());
+        }
+        let since = *self.unwitnessed_since.get_or_insert(self.tick);
+        require(self.tick - since < PATIENCE, || format!("nobody witnesses the log since tick {since}"))
     }
 
     pub(super) fn check_end(&mut self) -> Result<(), Violation> {

@@ -80,9 +80,7 @@ impl Side {
     /// The checkpoint on which the open round rests, or that members are asked to witness.
     pub(super) fn shown(&mut self) -> Option<SignedCheckpoint> {
         let state = &self.ledger.state;
-        let is_open = state.round().is_some();
-        // An open round rests on what was witnessed before it, whatever has happened since.
-        let recorded = state.witnessed().filter(|witnessed| is_open || witnessed.size >= state.witness_due());
+        let recorded = state.checkpoint_on_record();
         if let Some(recorded) = recorded
             && self.desk.as_ref().is_none_or(|note| note.checkpoint().size != recorded.size)
         {
@@ -116,15 +114,21 @@ impl Side {
         }
     }
 
-    /// Takes a cosignature; once there are enough, they are in the log.
-    pub(super) fn cosigned(&mut self, now: Timestamp, size: u64, cosignature: &Cosignature) -> Result<(), Violation> {
+    /// Takes a cosignature: it is in the log before the member is told so, unless it `waits_for_all`.
+    pub(super) fn cosigned(
+        &mut self,
+        now: Timestamp,
+        size: u64,
+        cosignature: &Cosignature,
+        waits_for_all: bool,
+    ) -> Result<(), Violation> {
         let Some(note) = self.shown().filter(|note| note.checkpoint().size == size) else { return Ok(()) };
         let governance = self.ledger.state.governance().ok_or("no charter")?;
         let key = governance.members().find(|(name, _)| *name == cosignature.member()).map(|(_, key)| *key);
         if key.is_none_or(|key| cosignature.verify(note.checkpoint(), &key).is_err()) {
             return Ok(());
         }
-        let needed = governance.num_witnesses();
+        let needed = if waits_for_all { governance.num_witnesses() } else { 1 };
         let desk = self.desk.as_mut().ok_or("a desk")?;
         desk.add(cosignature);
         if self.ledger.state.wants_witnesses() && desk.num_signatures() > needed {

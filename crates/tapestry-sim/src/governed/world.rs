@@ -89,6 +89,8 @@ pub(super) struct World {
     pub(super) forgotten: Vec<Tree>,
     /// The charter that was in force some time before the end.
     pub(super) settled: Option<Digest>,
+    /// Since when members are asked to witness the log, and have not.
+    pub(super) unwitnessed_since: Option<u64>,
     /// Which rounds honest nodes accepted, on which history: the root that each rests on. What follows the root, such as when exactly
     /// the round was opened, is witnessed before the next.
     pub(super) accepted: BTreeMap<u32, BTreeSet<TreeHash>>,
@@ -172,6 +174,7 @@ impl World {
             cast: BTreeMap::new(),
             forgotten: vec![],
             settled: None,
+            unwitnessed_since: None,
             accepted: BTreeMap::new(),
             summary: GovernedSummary::default(),
             story: vec![],
@@ -207,6 +210,9 @@ impl World {
                     self.sides[side].open_unwitnessed(now)?;
                 }
             }
+            if self.random.chance(0.05) {
+                self.coordinator_dies()?;
+            }
             if !self.is_calm() {
                 self.mischief()?;
             }
@@ -218,6 +224,7 @@ impl World {
                 self.deliver()?;
             }
             self.check_everybody()?;
+            self.check_witnesses()?;
             if tick == SETTLED {
                 self.settled = self.sides[0].ledger.state.governance().map(Governance::digest);
             }
@@ -423,7 +430,8 @@ impl World {
         let (now, side) = (self.now(), self.parties[node].side);
         let (input, confirmation) = match said {
             Said::Cosignature(size, cosignature) => {
-                self.sides[side].cosigned(now, size, &cosignature)?;
+                let is_too_early = self.sabotage == Some(GovernedSabotage::ConfirmsTooEarly);
+                self.sides[side].cosigned(now, size, &cosignature, is_too_early)?;
                 self.messages.push(Message::Confirmed { node, input: Box::new(NodeInput::CosignatureSent { size }) });
                 return Ok(());
             }

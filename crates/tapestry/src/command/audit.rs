@@ -99,7 +99,7 @@ fn check(state: &Coordinator, entry: &Entry<CoordinatorEvent>, index: &LogIndex)
             let sender = sender(state, &departure.document.member)?;
             CoordinatorInput::Leave { sender, departure: departure.clone() }
         }
-        CoordinatorEvent::Witnessed { checkpoint } => {
+        CoordinatorEvent::Cosigned { checkpoint } | CoordinatorEvent::Witnessed { checkpoint } => {
             let note: SignedCheckpoint = checkpoint.parse()?;
             let (size, found) = (note.checkpoint().size, note.checkpoint().root);
             let is_own = index.root(size) == Some(found);

@@ -170,6 +170,13 @@ pub(crate) fn describe(event: &CoordinatorEvent) -> String {
             let departure = &departure.document;
             format!("{} has left the consortium: {}", departure.member, one_line(&departure.reason))
         }
+        CoordinatorEvent::Cosigned { checkpoint } => match checkpoint.parse::<SignedCheckpoint>() {
+            Ok(note) => {
+                let (found, size) = (note.num_signatures() - 1, note.checkpoint().size);
+                format!("{found} of the members that are needed have witnessed the log's first {size} entries")
+            }
+            Err(error) => format!("what members have witnessed cannot be read: {error}"),
+        },
         CoordinatorEvent::Witnessed { checkpoint } => match checkpoint.parse::<SignedCheckpoint>() {
             Ok(note) => format!(
                 "{} members have witnessed the log's first {} entries",

@@ -45,14 +45,11 @@ pub(crate) struct Proof {
 }
 
 impl Loop {
-    /// The checkpoint on which the open round rests, or else the one that members are asked to witness: it stays the same until
-    /// something happens that has to be witnessed anew.
+    /// The checkpoint on which the open round rests, or else the one that members are asked to witness.
     pub(super) fn shown_checkpoint(&self) -> Option<SignedCheckpoint> {
         let state = self.state();
         let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_open = state.round().is_some();
-        // An open round rests on what was witnessed before it, whatever has happened since.
-        let recorded = state.witnessed().filter(|witnessed| is_open || witnessed.size >= state.witness_due());
+        let recorded = state.checkpoint_on_record();
         if let Some(recorded) = recorded
             && desk.as_ref().is_none_or(|note| note.checkpoint().size != recorded.size)
         {
@@ -73,7 +70,7 @@ impl Loop {
         Some(LogView { checkpoint: note.to_string(), from, consistency })
     }
 
-    /// Takes a member's cosignature; once as many have cosigned as the charter asks for, that is in the log.
+    /// Takes a member's cosignature: it is in the log before the member is told so.
     async fn witness(&self, peer: PublicKey, witness: Witness) -> Result<(), Refused> {
         let state = self.state();
         let no_member = || Refused(StatusCode::FORBIDDEN, "only members witness the log".into(), false);
@@ -98,7 +95,7 @@ impl Loop {
             note.add(&cosignature);
             note.clone()
         };
-        if state.wants_witnesses() && note.num_signatures() > governance.num_witnesses() {
+        if state.wants_witnesses() {
             let checkpoint = note.to_string();
             match self.handle(None, CoordinatorInput::Witnessed { checkpoint }).await {
                 // Something else happened meanwhile, which is to be witnessed, too.
