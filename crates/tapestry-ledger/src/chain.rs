@@ -98,7 +98,8 @@ impl<E: DeserializeOwned> Commit<E> {
         let unreadable = |seq: u64, reason: String| ChainError::Unreadable { seq, reason };
         let (lines, note) = split(content).map_err(|reason| unreadable(first, reason.to_owned()))?;
         let (mut entries, mut leaves) = (Vec::with_capacity(lines.len()), Vec::with_capacity(lines.len()));
-        for (line, seq) in lines.into_iter().zip(first..) {
+        for (line, i) in lines.into_iter().zip(0..) {
+            let seq = first.saturating_add(i);
             if line.len() > MAX_ENTRY_BYTES {
                 return Err(ChainError::TooLong { seq, found: line.len() });
             }
