@@ -225,6 +225,6 @@ fn an_export_is_checked_bundle_by_bundle() {
 
 #[test]
 fn entries_are_named_up_to_the_last_number_there_is() {
-    let error = Commit::<u32>::read(u64::MAX, b"1\nno number\n\nnote").unwrap_err();
+    let error = Commit::<u32>::read(u64::MAX, b"1\nno number\n\nnote").expect_err("no number");
     assert!(matches!(error, ChainError::Unreadable { seq: u64::MAX, .. }), "{error}");
 }

@@ -60,7 +60,8 @@ pub(crate) async fn run(command: CharterCommand) -> Result<()> {
         CharterCommand::History { home, out, json } => decide::history(&Home::at(&home), out.as_deref(), json).await,
         CharterCommand::Records { home, key, out } => {
             let count = records::publish(&Home::at(&home), key, &out).await?;
-            println!("{count} decisions are in {}; open index.html there", out.display());
+            let noun = if count == 1 { "decision is" } else { "decisions are" };
+            println!("{count} {noun} in {}; open index.html there", out.display());
             Ok(())
         }
         CharterCommand::Diff { from, to, home } => decide::show_diff(&from, &to, home.as_deref()).await,

@@ -230,10 +230,13 @@ fn body(record: &Record) -> Result<String> {
         record.proposal_digest,
         entries.join(", ")
     )?;
+    // Every other piece between backticks is a name or a command.
+    let pieces = HOW_TO_CHECK.split('`').map(escape).enumerate();
+    let how_to_check: String =
+        pieces.map(|(i, piece)| if i % 2 == 1 { format!("<code>{piece}</code>") } else { piece.to_string() }).collect();
     writeln!(
         text,
-        "<p>{}</p><p><a href=\"{:04}.json\">The proof</a> · <a href=\"checkpoint\">The checkpoint</a></p>",
-        escape(HOW_TO_CHECK),
+        "<p>{how_to_check}</p><p><a href=\"{:04}.json\">The proof</a> · <a href=\"checkpoint\">The checkpoint</a></p>",
         record.number
     )?;
     Ok(text)
