@@ -6,7 +6,7 @@
 
 use crate::elementwise::{dot, exp, exp_sum, max, vectorized};
 use crate::linear::{View, matmul_serial};
-use crate::plan::AttentionPlan;
+use crate::plan::{AttentionPlan, RopeTables};
 use rayon::prelude::*;
 
 /// Rows of scores computed at once.
@@ -68,9 +68,18 @@ fn from_heads(
     out
 }
 
+/// Turns one head `[e]` by its position.
+pub(crate) fn rotate_head(rope: &RopeTables, position: usize, from: &[f32], to: &mut [f32]) {
+    turn(rope, position, from, to, 1.0);
+}
+
 fn rotate(plan: &AttentionPlan, position: usize, from: &[f32], to: &mut [f32], sign: f32) {
-    let half = plan.rope.half;
-    let (cos, sin) = (&plan.rope.cos[position * half..][..half], &plan.rope.sin[position * half..][..half]);
+    turn(&plan.rope, position, from, to, sign);
+}
+
+fn turn(rope: &RopeTables, position: usize, from: &[f32], to: &mut [f32], sign: f32) {
+    let half = rope.half;
+    let (cos, sin) = (&rope.cos[position * half..][..half], &rope.sin[position * half..][..half]);
     let ((a, b), (out_a, out_b)) = (from.split_at(half), to.split_at_mut(half));
     for i in 0..half {
         let s = sin[i] * sign;
@@ -79,9 +88,14 @@ fn rotate(plan: &AttentionPlan, position: usize, from: &[f32], to: &mut [f32], s
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a head's width is small")]
 fn scale(plan: &AttentionPlan) -> f32 {
-    1.0 / (plan.head_dim as f32).sqrt()
+    head_scale(plan.head_dim)
+}
+
+/// What scores are multiplied by.
+#[expect(clippy::cast_precision_loss, reason = "a head's width is small")]
+pub(crate) fn head_scale(head_dim: usize) -> f32 {
+    1.0 / (head_dim as f32).sqrt()
 }
 
 /// q `[b, h, t, e]`, k and v `[b, k, t, e]`; returns the output `[b, h, t, e]` and the log-sum-exp of each row `[b, h, t]`.
@@ -126,7 +140,7 @@ const fn shared_head(plan: &AttentionPlan, window: usize, head: usize) -> usize 
 
 /// Softmax over `start..=position`, zero elsewhere; returns the log-sum-exp.
 #[inline(always)]
-fn softmax(row: &mut [f32], start: usize, position: usize, scale: f32) -> f32 {
+pub(crate) fn softmax(row: &mut [f32], start: usize, position: usize, scale: f32) -> f32 {
     row[..start].fill(0.0);
     row[position + 1..].fill(0.0);
     let seen = &mut row[start..=position];

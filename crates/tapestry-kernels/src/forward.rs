@@ -2,9 +2,9 @@
 
 use crate::attention::{copy_from_heads, copy_to_heads, rotate_to_heads};
 pub use crate::cross_entropy::NllAccumulator;
-use crate::elementwise::{exp, vectorized};
+use crate::elementwise::{add, exp, vectorized};
 use crate::linear::{linear, linear_add};
-use crate::plan::AttentionPlan;
+use crate::plan::{AttentionPlan, NormOrder};
 use crate::{attention, norm};
 use rayon::prelude::*;
 
@@ -21,6 +21,14 @@ pub struct AttentionWeights<'a> {
     pub v: &'a [f32],
     /// `[d, h*e]`
     pub o: &'a [f32],
+    /// Added to what `q`, `k` and `v` give: `[h*e]`, `[k*e]`, `[k*e]`; empty where a model has none.
+    pub biases: [&'a [f32]; 3],
+    /// Root-mean-square norms of queries and of keys before they are turned: over each head (`[e]`), or over all heads
+    /// together (`[h*e]` and `[k*e]`); empty where a model has none.
+    ///
+    /// # Source
+    /// Henry et al., "Query-Key Normalization for Transformers", section 3, with the norm that the models use.
+    pub qk_norms: [&'a [f32]; 2],
 }
 
 /// The parameters of a feed-forward half-block.
@@ -36,13 +44,24 @@ pub struct MlpWeights<'a> {
     pub down: &'a [f32],
 }
 
+/// Queries or keys before their norm.
+#[derive(Debug)]
+pub(crate) struct BeforeNorm {
+    /// `[n, heads*e]`
+    pub(crate) values: Vec<f32>,
+    /// The norm's factors, one for each row of the norm's width.
+    pub(crate) factors: Vec<f32>,
+}
+
 /// What the backward pass of an attention half-block reads.
 #[derive(Debug)]
 pub(crate) struct AttentionSaved {
-    /// The normed input, `[n, d]`.
-    pub(crate) normed: Vec<f32>,
+    /// What the block's norm gave (before), or was given (after): `[n, d]`.
+    pub(crate) stream: Vec<f32>,
     /// The norm's factors, `[n]`.
     pub(crate) factors: Vec<f32>,
+    /// Queries and keys before their norm, where there is one.
+    pub(crate) before_norms: [Option<BeforeNorm>; 2],
     /// `[b, h, t, e]`
     pub(crate) q: Vec<f32>,
     /// `[b, k, t, e]`
@@ -58,8 +77,8 @@ pub(crate) struct AttentionSaved {
 /// What the backward pass of a feed-forward half-block reads.
 #[derive(Debug)]
 pub(crate) struct MlpSaved {
-    /// The normed input, `[n, d]`.
-    pub(crate) normed: Vec<f32>,
+    /// What the block's norm gave (before), or was given (after): `[n, d]`.
+    pub(crate) stream: Vec<f32>,
     /// The norm's factors, `[n]`.
     pub(crate) factors: Vec<f32>,
     /// `[n, f]`
@@ -68,7 +87,7 @@ pub(crate) struct MlpSaved {
     pub(crate) up: Vec<f32>,
 }
 
-/// `x + attention(norm(x))`; x `[b*t, d]`.
+/// `x + attention(norm(x))` or `x + norm(attention(x))`; x `[b*t, d]`.
 ///
 /// # Panics
 /// Where the plan contradicts itself or a slice is too short: a defect of the caller.
@@ -85,18 +104,89 @@ pub(crate) fn attention_saved(
     plan.check();
     let (d, n) = (weights.norm.len(), plan.batch * plan.time);
     assert!(x.len() == n * d, "the input has {} elements, not {n} x {d}", x.len());
-    let (width, kv_width) = (plan.num_heads * plan.head_dim, plan.num_kv_heads * plan.head_dim);
-    let (normed, factors) = norm::forward(x, weights.norm, plan.norm_eps);
-    let q = rotate_to_heads(&linear(&normed, weights.q, n, d, width), plan, plan.num_heads);
-    let k = rotate_to_heads(&linear(&normed, weights.k, n, d, kv_width), plan, plan.num_kv_heads);
-    let v = copy_to_heads(&linear(&normed, weights.v, n, d, kv_width), plan, plan.num_kv_heads);
+    let width = plan.num_heads * plan.head_dim;
+    let (normed, factors) = norm_before(x, weights.norm, plan.norm_eps, plan.norm_order);
+    let input = if normed.is_empty() { x } else { &normed };
+    let Projected { q, k, v, before_norms } = project(input, weights, n, plan.norm_eps);
+    let q = rotate_to_heads(&q, plan, plan.num_heads);
+    let k = rotate_to_heads(&k, plan, plan.num_kv_heads);
+    let v = copy_to_heads(&v, plan, plan.num_kv_heads);
     let (out, lse) = attention::forward(&q, &k, &v, plan);
-    let mut y = x.to_vec();
-    linear_add(&copy_from_heads(&out, plan, plan.num_heads), weights.o, &mut y, n, width, d);
-    (y, AttentionSaved { normed, factors, q, k, v, out, lse })
+    let mixed = copy_from_heads(&out, plan, plan.num_heads);
+    let saved = |stream, factors| AttentionSaved { stream, factors, before_norms, q, k, v, out, lse };
+    match plan.norm_order {
+        NormOrder::Before => {
+            let mut y = x.to_vec();
+            linear_add(&mixed, weights.o, &mut y, n, width, d);
+            (y, saved(normed, factors))
+        }
+        NormOrder::After => {
+            let stream = linear(&mixed, weights.o, n, width, d);
+            let (y, factors) = norm_after(x, &stream, weights.norm, plan.norm_eps);
+            (y, saved(stream, factors))
+        }
+    }
 }
 
-/// `x + down(silu(gate(norm(x))) * up(norm(x)))`; x `[n, d]`.
+/// The norm of a block that has it before; nothing for one that has it after.
+fn norm_before(x: &[f32], weight: &[f32], eps: f32, order: NormOrder) -> (Vec<f32>, Vec<f32>) {
+    match order {
+        NormOrder::Before => norm::forward(x, weight, eps),
+        NormOrder::After => (vec![], vec![]),
+    }
+}
+
+/// `x + norm(stream)` with the norm's factors.
+pub(crate) fn norm_after(x: &[f32], stream: &[f32], weight: &[f32], eps: f32) -> (Vec<f32>, Vec<f32>) {
+    let (mut y, factors) = norm::forward(stream, weight, eps);
+    add(&mut y, x);
+    (y, factors)
+}
+
+/// Queries `[n, h*e]`, keys and values `[n, k*e]`, not yet turned.
+pub(crate) struct Projected {
+    pub(crate) q: Vec<f32>,
+    pub(crate) k: Vec<f32>,
+    pub(crate) v: Vec<f32>,
+    pub(crate) before_norms: [Option<BeforeNorm>; 2],
+}
+
+/// `input` `[n, d]` through the three matrices, their biases and the norms of queries and keys.
+fn project(input: &[f32], weights: &AttentionWeights<'_>, n: usize, eps: f32) -> Projected {
+    project_with(input, weights, n, eps, linear)
+}
+
+/// As [`project`], with the product that is given.
+pub(crate) fn project_with(
+    input: &[f32],
+    weights: &AttentionWeights<'_>,
+    n: usize,
+    eps: f32,
+    linear: impl Fn(&[f32], &[f32], usize, usize, usize) -> Vec<f32>,
+) -> Projected {
+    let d = input.len() / n;
+    let through = |matrix: &[f32], bias: &[f32]| {
+        let width = matrix.len() / d;
+        let mut y = linear(input, matrix, n, d, width);
+        if !bias.is_empty() {
+            y.chunks_exact_mut(width).for_each(|row| add(row, bias));
+        }
+        y
+    };
+    let normed = |values: Vec<f32>, weight: &[f32]| {
+        if weight.is_empty() {
+            return (values, None);
+        }
+        let (y, factors) = norm::forward(&values, weight, eps);
+        (y, Some(BeforeNorm { values, factors }))
+    };
+    let [q_bias, k_bias, v_bias] = weights.biases;
+    let (q, q_before) = normed(through(weights.q, q_bias), weights.qk_norms[0]);
+    let (k, k_before) = normed(through(weights.k, k_bias), weights.qk_norms[1]);
+    Projected { q, k, v: through(weights.v, v_bias), before_norms: [q_before, k_before] }
+}
+
+/// `x + mlp(norm(x))` or `x + norm(mlp(x))` with `mlp(x) = down(silu(gate(x)) * up(x))`; x `[n, d]`.
 ///
 /// # Source
 /// Shazeer, "GLU Variants Improve Transformer", equation 6.
@@ -104,26 +194,37 @@ pub(crate) fn attention_saved(
 /// # Panics
 /// Where a slice is too short: a defect of the caller.
 #[must_use]
-pub fn mlp_block(x: &[f32], weights: &MlpWeights<'_>, norm_eps: f32) -> Vec<f32> {
-    mlp_saved(x, weights, norm_eps).0
+pub fn mlp_block(x: &[f32], weights: &MlpWeights<'_>, norm_eps: f32, order: NormOrder) -> Vec<f32> {
+    mlp_saved(x, weights, norm_eps, order).0
 }
 
-pub(crate) fn mlp_saved(x: &[f32], weights: &MlpWeights<'_>, norm_eps: f32) -> (Vec<f32>, MlpSaved) {
+pub(crate) fn mlp_saved(x: &[f32], weights: &MlpWeights<'_>, norm_eps: f32, order: NormOrder) -> (Vec<f32>, MlpSaved) {
     let d = weights.norm.len();
     let (n, f) = (x.len() / d, weights.gate.len() / d);
-    let (normed, factors) = norm::forward(x, weights.norm, norm_eps);
-    let gate = linear(&normed, weights.gate, n, d, f);
-    let up = linear(&normed, weights.up, n, d, f);
-    let mut y = x.to_vec();
-    linear_add(&swiglu(&gate, &up), weights.down, &mut y, n, f, d);
-    (y, MlpSaved { normed, factors, gate, up })
+    let (normed, factors) = norm_before(x, weights.norm, norm_eps, order);
+    let input = if normed.is_empty() { x } else { &normed };
+    let gate = linear(input, weights.gate, n, d, f);
+    let up = linear(input, weights.up, n, d, f);
+    let product = swiglu(&gate, &up);
+    match order {
+        NormOrder::Before => {
+            let mut y = x.to_vec();
+            linear_add(&product, weights.down, &mut y, n, f, d);
+            (y, MlpSaved { stream: normed, factors, gate, up })
+        }
+        NormOrder::After => {
+            let stream = linear(&product, weights.down, n, f, d);
+            let (y, factors) = norm_after(x, &stream, weights.norm, norm_eps);
+            (y, MlpSaved { stream, factors, gate, up })
+        }
+    }
 }
 
 /// Elements that one task handles.
-const PIECE: usize = 1 << 13;
+pub(crate) const PIECE: usize = 1 << 13;
 
 /// `silu(gate) * up`.
-fn swiglu(gate: &[f32], up: &[f32]) -> Vec<f32> {
+pub(crate) fn swiglu(gate: &[f32], up: &[f32]) -> Vec<f32> {
     let mut out = vec![0.0; gate.len()];
     out.par_chunks_mut(PIECE).zip(gate.par_chunks(PIECE)).zip(up.par_chunks(PIECE)).for_each(|((out, gate), up)| {
         vectorized(
@@ -136,26 +237,6 @@ fn swiglu(gate: &[f32], up: &[f32]) -> Vec<f32> {
         );
     });
     out
-}
-
-/// In place: `gate` becomes its gradient, `up` its gradient, and `d_product` (the product's gradient) the product.
-pub(crate) fn swiglu_backward(gate: &mut [f32], up: &mut [f32], d_product: &mut [f32]) {
-    let pieces = gate.par_chunks_mut(PIECE).zip(up.par_chunks_mut(PIECE)).zip(d_product.par_chunks_mut(PIECE));
-    pieces.for_each(|((gate, up), d_product)| {
-        vectorized(
-            #[inline(always)]
-            || {
-                for ((gate, up), d_product) in gate.iter_mut().zip(up).zip(d_product) {
-                    let (g, u, d) = (*gate, *up, *d_product);
-                    let sigmoid = 1.0 / (1.0 + exp(-g));
-                    let silu = g * sigmoid;
-                    *d_product = silu * u;
-                    *up = d * silu;
-                    *gate = d * u * sigmoid * (1.0 + g * (1.0 - sigmoid));
-                }
-            },
-        );
-    });
 }
 
 /// The root-mean-square norm of x `[n, d]`.

@@ -1,11 +1,12 @@
-//! Fast operations of the Llama family on a CPU.
+//! Fast operations of decoder-only transformers on a CPU.
 //!
-//! Two layers:
+//! Three layers:
 //!
 //! * [`forward`]: whole half-blocks on plain slices, without gradients. The streaming scorer uses them.
 //! * [`ops`]: the same half-blocks as operations of Burn's `Flex` backend with hand-written gradients, through Burn's
 //!   backend extension. Training uses them. Half-blocks and not single operations, because a framework's overhead and the
 //!   passes over memory between small operations cost most of the time on a CPU.
+//! * [`decode`]: the half-blocks over sequences that grow, with a cache of keys and values. Generation uses them.
 //!
 //! Everything here is deterministic: the same inputs on the same kind of processor with the same number of threads give the
 //! same bits. No sum's order depends on which thread is first, and this crate's own sums do not depend on the number of
@@ -27,7 +28,9 @@
 
 pub mod adamw;
 mod attention;
+mod backward;
 mod cross_entropy;
+pub mod decode;
 mod elementwise;
 pub mod forward;
 mod linear;
@@ -37,4 +40,4 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-pub use plan::{AttentionPlan, RopeTables};
+pub use plan::{AttentionPlan, NormOrder, RopeTables};

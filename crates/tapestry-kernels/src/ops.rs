@@ -2,14 +2,13 @@
 //!
 //! Burn's backend extension: a trait over backends, implemented for `Flex` (forward) and for `Autodiff<Flex>` (forward that
 //! keeps what the gradient needs, and the gradient).
+#![expect(clippy::too_many_arguments, reason = "an extension of Burn takes tensors one by one")]
 
+use crate::backward::{attention_backward, mlp_backward};
 use crate::cross_entropy::linear_cross_entropy as cross_entropy;
-use crate::forward::{
-    AttentionSaved, AttentionWeights, MlpSaved, MlpWeights, attention_saved, mlp_saved, swiglu_backward,
-};
-use crate::linear::{linear_dw, linear_dx};
-use crate::plan::AttentionPlan;
-use crate::{attention, norm};
+use crate::forward::{AttentionSaved, AttentionWeights, MlpSaved, MlpWeights, attention_saved, mlp_saved};
+use crate::norm;
+use crate::plan::{AttentionPlan, NormOrder};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -30,6 +29,11 @@ pub trait FusedOps: Backend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         o: FloatTensor<Self>,
+        q_bias: FloatTensor<Self>,
+        k_bias: FloatTensor<Self>,
+        v_bias: FloatTensor<Self>,
+        q_norm: FloatTensor<Self>,
+        k_norm: FloatTensor<Self>,
         plan: Arc<AttentionPlan>,
     ) -> FloatTensor<Self>;
 
@@ -41,6 +45,7 @@ pub trait FusedOps: Backend {
         up: FloatTensor<Self>,
         down: FloatTensor<Self>,
         norm_eps: f32,
+        order: NormOrder,
     ) -> FloatTensor<Self>;
 
     /// See [`rms_norm`].
@@ -58,23 +63,45 @@ pub trait FusedOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// `x + attention(norm(x))`. x `[b, t, d]`; the parameters as in [`AttentionWeights`].
-#[must_use]
-pub fn attention_block(
-    x: Tensor<3>,
-    norm: Tensor<1>,
-    [q, k, v, o]: [Tensor<2>; 4],
-    plan: Arc<AttentionPlan>,
-) -> Tensor<3> {
-    let [q, k, v, o] = [q, k, v, o].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(Dispatch::fused_attention(x.into_dispatch(), norm.into_dispatch(), q, k, v, o, plan))
+/// The parameters of an attention half-block as tensors; shapes as in [`AttentionWeights`].
+#[derive(Debug)]
+pub struct AttentionParameters {
+    /// The block's norm.
+    pub norm: Tensor<1>,
+    /// The matrices of queries, keys, values and of the output.
+    pub matrices: [Tensor<2>; 4],
+    /// Biases of queries, keys and values, where the model has them.
+    pub biases: Option<[Tensor<1>; 3]>,
+    /// Norms of queries and keys, where the model has them.
+    pub qk_norms: Option<[Tensor<1>; 2]>,
 }
 
-/// `x + down(silu(gate(norm(x))) * up(norm(x)))`. x `[b, t, d]`; the parameters as in [`MlpWeights`].
+/// `x + attention(norm(x))` or `x + norm(attention(x))`. x `[b, t, d]`.
 #[must_use]
-pub fn mlp_block(x: Tensor<3>, norm: Tensor<1>, [gate, up, down]: [Tensor<2>; 3], norm_eps: f32) -> Tensor<3> {
+pub fn attention_block(x: Tensor<3>, parameters: AttentionParameters, plan: Arc<AttentionPlan>) -> Tensor<3> {
+    let AttentionParameters { norm, matrices, biases, qk_norms } = parameters;
+    let absent = || Tensor::<1>::empty([0], &norm.device());
+    let biases = biases.unwrap_or_else(|| std::array::from_fn(|_| absent()));
+    let qk_norms = qk_norms.unwrap_or_else(|| std::array::from_fn(|_| absent()));
+    let [q, k, v, o] = matrices.map(Tensor::into_dispatch);
+    let [q_bias, k_bias, v_bias] = biases.map(Tensor::into_dispatch);
+    let [q_norm, k_norm] = qk_norms.map(Tensor::into_dispatch);
+    let (x, norm) = (x.into_dispatch(), norm.into_dispatch());
+    Tensor::from_dispatch(Dispatch::fused_attention(x, norm, q, k, v, o, q_bias, k_bias, v_bias, q_norm, k_norm, plan))
+}
+
+/// `x + mlp(norm(x))` or `x + norm(mlp(x))`. x `[b, t, d]`; the parameters as in [`MlpWeights`].
+#[must_use]
+pub fn mlp_block(
+    x: Tensor<3>,
+    norm: Tensor<1>,
+    [gate, up, down]: [Tensor<2>; 3],
+    norm_eps: f32,
+    order: NormOrder,
+) -> Tensor<3> {
     let [gate, up, down] = [gate, up, down].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(Dispatch::fused_mlp(x.into_dispatch(), norm.into_dispatch(), gate, up, down, norm_eps))
+    let (x, norm) = (x.into_dispatch(), norm.into_dispatch());
+    Tensor::from_dispatch(Dispatch::fused_mlp(x, norm, gate, up, down, norm_eps, order))
 }
 
 /// The root-mean-square norm over the last dimension.
@@ -132,15 +159,22 @@ fn dims(matrix: &FlexTensor) -> (usize, usize) {
     (shape[0], shape[1])
 }
 
-fn attention_forward([x, norm, q, k, v, o]: &[FlexTensor; 6], plan: &AttentionPlan) -> (FlexTensor, AttentionSaved) {
-    let weights = AttentionWeights { norm: values(norm), q: values(q), k: values(k), v: values(v), o: values(o) };
-    let (y, saved) = attention_saved(values(x), &weights, plan);
-    (like(y, x), saved)
+/// Input, norm, q, k, v, o, the three biases, the two norms of queries and keys.
+type AttentionTensors = [FlexTensor; 11];
+
+fn attention_weights(tensors: &AttentionTensors) -> AttentionWeights<'_> {
+    let [_, norm, q, k, v, o, q_bias, k_bias, v_bias, q_norm, k_norm] = tensors.each_ref().map(values);
+    AttentionWeights { norm, q, k, v, o, biases: [q_bias, k_bias, v_bias], qk_norms: [q_norm, k_norm] }
 }
 
-fn mlp_forward([x, norm, gate, up, down]: &[FlexTensor; 5], norm_eps: f32) -> (FlexTensor, MlpSaved) {
+fn attention_forward(tensors: &AttentionTensors, plan: &AttentionPlan) -> (FlexTensor, AttentionSaved) {
+    let (y, saved) = attention_saved(values(&tensors[0]), &attention_weights(tensors), plan);
+    (like(y, &tensors[0]), saved)
+}
+
+fn mlp_forward([x, norm, gate, up, down]: &[FlexTensor; 5], norm_eps: f32, order: NormOrder) -> (FlexTensor, MlpSaved) {
     let weights = MlpWeights { norm: values(norm), gate: values(gate), up: values(up), down: values(down) };
-    let (y, saved) = mlp_saved(values(x), &weights, norm_eps);
+    let (y, saved) = mlp_saved(values(x), &weights, norm_eps, order);
     (like(y, x), saved)
 }
 
@@ -159,9 +193,15 @@ impl FusedOps for Flex {
         k: FlexTensor,
         v: FlexTensor,
         o: FlexTensor,
+        q_bias: FlexTensor,
+        k_bias: FlexTensor,
+        v_bias: FlexTensor,
+        q_norm: FlexTensor,
+        k_norm: FlexTensor,
         plan: Arc<AttentionPlan>,
     ) -> FlexTensor {
-        attention_forward(&[x, norm, q, k, v, o].map(contiguous), &plan).0
+        let tensors = [x, norm, q, k, v, o, q_bias, k_bias, v_bias, q_norm, k_norm];
+        attention_forward(&tensors.map(contiguous), &plan).0
     }
 
     fn fused_mlp(
@@ -171,8 +211,9 @@ impl FusedOps for Flex {
         up: FlexTensor,
         down: FlexTensor,
         norm_eps: f32,
+        order: NormOrder,
     ) -> FlexTensor {
-        mlp_forward(&[x, norm, gate, up, down].map(contiguous), norm_eps).0
+        mlp_forward(&[x, norm, gate, up, down].map(contiguous), norm_eps, order).0
     }
 
     fn fused_norm(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
@@ -199,38 +240,18 @@ impl FusedOps for Flex {
 #[derive(Debug)]
 struct AttentionBackward;
 
-impl Backward<Flex, 6> for AttentionBackward {
-    type State = ([FlexTensor; 6], Arc<AttentionSaved>, Arc<AttentionPlan>);
+impl Backward<Flex, 11> for AttentionBackward {
+    type State = (AttentionTensors, Arc<AttentionSaved>, Arc<AttentionPlan>);
 
-    fn backward(self, ops: Ops<Self::State, 6>, grads: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Self::State, 11>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let ([x, norm_w, q_w, k_w, v_w, o_w], saved, plan) = ops.state;
-        let dy = values(&dy);
-        let (n, d) = (plan.batch * plan.time, values(&norm_w).len());
-        let (width, kv_width) = (plan.num_heads * plan.head_dim, plan.num_kv_heads * plan.head_dim);
-        let out = attention::copy_from_heads(&saved.out, &plan, plan.num_heads);
-        let d_o_w = linear_dw(&out, dy, n, width, d);
-        let mut d_out = out;
-        linear_dx(dy, values(&o_w), &mut d_out, n, width, d, false);
-        let d_out = attention::copy_to_heads(&d_out, &plan, plan.num_heads);
-        let kept = attention::Saved { q: &saved.q, k: &saved.k, v: &saved.v, out: &saved.out, lse: &saved.lse };
-        let (dq, dk, dv) = attention::backward(&kept, &d_out, &plan);
-        let dq = attention::rotate_from_heads(&dq, &plan, plan.num_heads);
-        let dk = attention::rotate_from_heads(&dk, &plan, plan.num_kv_heads);
-        let dv = attention::copy_from_heads(&dv, &plan, plan.num_kv_heads);
-        let mut d_normed = vec![0.0; n * d];
-        linear_dx(&dq, values(&q_w), &mut d_normed, n, d, width, false);
-        linear_dx(&dk, values(&k_w), &mut d_normed, n, d, kv_width, true);
-        linear_dx(&dv, values(&v_w), &mut d_normed, n, d, kv_width, true);
-        let d_q_w = linear_dw(&saved.normed, &dq, n, d, width);
-        let d_k_w = linear_dw(&saved.normed, &dk, n, d, kv_width);
-        let d_v_w = linear_dw(&saved.normed, &dv, n, d, kv_width);
-        let (dx, d_norm) = norm::backward(&d_normed, values(&x), values(&norm_w), &saved.factors, dy);
-        let gradients = [dx, d_norm, d_q_w, d_k_w, d_v_w, d_o_w];
-        for ((parent, gradient), of) in
-            ops.parents.into_iter().zip(gradients).zip([&x, &norm_w, &q_w, &k_w, &v_w, &o_w])
-        {
-            if let Some(node) = parent {
+        let (tensors, saved, plan) = ops.state;
+        let x = values(&tensors[0]);
+        let gradients = attention_backward(values(&dy), x, &attention_weights(&tensors), &saved, &plan);
+        for ((parent, gradient), of) in ops.parents.into_iter().zip(gradients).zip(&tensors) {
+            if let Some(node) = parent
+                && !gradient.is_empty()
+            {
                 grads.register::<Flex>(node.id, like(gradient, of));
             }
         }
@@ -241,36 +262,21 @@ impl Backward<Flex, 6> for AttentionBackward {
 struct MlpBackward;
 
 impl Backward<Flex, 5> for MlpBackward {
-    type State = ([FlexTensor; 5], Arc<MlpSaved>);
+    type State = ([FlexTensor; 5], Arc<MlpSaved>, NormOrder);
 
     fn backward(self, ops: Ops<Self::State, 5>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let ([x, norm_w, gate_w, up_w, down_w], saved) = ops.state;
+        let (tensors, saved, order) = ops.state;
         // The state is only shared where a graph is walked twice.
-        let MlpSaved { normed, factors, mut gate, mut up } = Arc::try_unwrap(saved).unwrap_or_else(|saved| MlpSaved {
-            normed: saved.normed.clone(),
+        let saved = Arc::try_unwrap(saved).unwrap_or_else(|saved| MlpSaved {
+            stream: saved.stream.clone(),
             factors: saved.factors.clone(),
             gate: saved.gate.clone(),
             up: saved.up.clone(),
         });
-        let dy = values(&dy);
-        let (f, d) = dims(&gate_w);
-        let n = factors.len();
-        let mut product = vec![0.0; n * f];
-        linear_dx(dy, values(&down_w), &mut product, n, f, d, false);
-        swiglu_backward(&mut gate, &mut up, &mut product);
-        let d_down = linear_dw(&product, dy, n, f, d);
-        drop(product);
-        let mut d_normed = vec![0.0; n * d];
-        linear_dx(&gate, values(&gate_w), &mut d_normed, n, d, f, false);
-        linear_dx(&up, values(&up_w), &mut d_normed, n, d, f, true);
-        let d_gate = linear_dw(&normed, &gate, n, d, f);
-        let d_up = linear_dw(&normed, &up, n, d, f);
-        let (dx, d_norm) = norm::backward(&d_normed, values(&x), values(&norm_w), &factors, dy);
-        let gradients = [dx, d_norm, d_gate, d_up, d_down];
-        for ((parent, gradient), of) in
-            ops.parents.into_iter().zip(gradients).zip([&x, &norm_w, &gate_w, &up_w, &down_w])
-        {
+        let [x, norm, gate, up, down] = tensors.each_ref().map(values);
+        let gradients = mlp_backward(values(&dy), x, &MlpWeights { norm, gate, up, down }, saved, order);
+        for ((parent, gradient), of) in ops.parents.into_iter().zip(gradients).zip(&tensors) {
             if let Some(node) = parent {
                 grads.register::<Flex>(node.id, like(gradient, of));
             }
@@ -355,9 +361,14 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         o: FloatTensor<Self>,
+        q_bias: FloatTensor<Self>,
+        k_bias: FloatTensor<Self>,
+        v_bias: FloatTensor<Self>,
+        q_norm: FloatTensor<Self>,
+        k_norm: FloatTensor<Self>,
         plan: Arc<AttentionPlan>,
     ) -> FloatTensor<Self> {
-        let tensors = [x, norm, q, k, v, o];
+        let tensors = [x, norm, q, k, v, o, q_bias, k_bias, v_bias, q_norm, k_norm];
         let nodes = tensors.each_ref().map(|tensor| tensor.node());
         let tensors = tensors.map(|tensor| contiguous(tensor.into_primitive()));
         let (y, saved) = attention_forward(&tensors, &plan);
@@ -374,13 +385,14 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         up: FloatTensor<Self>,
         down: FloatTensor<Self>,
         norm_eps: f32,
+        order: NormOrder,
     ) -> FloatTensor<Self> {
         let tensors = [x, norm, gate, up, down];
         let nodes = tensors.each_ref().map(|tensor| tensor.node());
         let tensors = tensors.map(|tensor| contiguous(tensor.into_primitive()));
-        let (y, saved) = mlp_forward(&tensors, norm_eps);
+        let (y, saved) = mlp_forward(&tensors, norm_eps, order);
         match MlpBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish((tensors, Arc::new(saved)), y),
+            OpsKind::Tracked(prepared) => prepared.finish((tensors, Arc::new(saved), order), y),
             OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
     }

@@ -17,16 +17,29 @@ pub struct RopeTables {
 impl RopeTables {
     /// The tables for positions `0..num_positions`. Angles are computed in `f64`.
     #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a head's width is small")]
+    pub fn new(theta: f64, head_dim: usize, num_positions: usize) -> Self {
+        let half = head_dim / 2;
+        let frequencies: Vec<f64> = (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect();
+        Self::from_frequencies(&frequencies, 1.0, num_positions)
+    }
+
+    /// The tables for positions `0..num_positions` from the angle that each pair turns by from one position to the next,
+    /// `[e/2]` in radians. Every entry is multiplied by `magnitude`, which is how some ways of stretching a context sharpen
+    /// attention.
+    #[must_use]
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
-        reason = "positions and widths are far below 2^52; rounding the tables to f32 is the point"
+        reason = "positions are far below 2^52; rounding the tables to f32 is the point"
     )]
-    pub fn new(theta: f64, head_dim: usize, num_positions: usize) -> Self {
-        let half = head_dim / 2;
-        let angle = |p: usize, i: usize| p as f64 * theta.powf(-(i as f64) / half as f64);
-        let all = || (0..num_positions).flat_map(|p| (0..half).map(move |i| angle(p, i)));
-        Self { half, cos: all().map(|a| a.cos() as f32).collect(), sin: all().map(|a| a.sin() as f32).collect() }
+    pub fn from_frequencies(frequencies: &[f64], magnitude: f64, num_positions: usize) -> Self {
+        let angles = || (0..num_positions).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
+        Self {
+            half: frequencies.len(),
+            cos: angles().map(|a| (a.cos() * magnitude) as f32).collect(),
+            sin: angles().map(|a| (a.sin() * magnitude) as f32).collect(),
+        }
     }
 
     /// How many positions the tables have.
@@ -34,6 +47,18 @@ impl RopeTables {
     pub fn num_positions(&self) -> usize {
         self.cos.len() / self.half.max(1)
     }
+}
+
+/// Where a half-block has its norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormOrder {
+    /// `x + f(norm(x))`.
+    Before,
+    /// `x + norm(f(x))`.
+    ///
+    /// # Source
+    /// Team OLMo, "2 OLMo 2 Furious", section 3.2 (after Liu et al., "Swin Transformer V2", section 3.2).
+    After,
 }
 
 /// The shape of an attention block, its positions, and who may see whom.
@@ -51,6 +76,13 @@ pub struct AttentionPlan {
     pub head_dim: usize,
     /// Added to the mean square in the norm.
     pub norm_eps: f32,
+    /// Where the block's norm is.
+    pub norm_order: NormOrder,
+    /// How many tokens a token sees, itself included; none: all before it.
+    ///
+    /// # Source
+    /// Beltagy et al., "Longformer", section 3.1; Jiang et al., "Mistral 7B", section 2.
+    pub window: Option<usize>,
     /// Positions count from the start of each window.
     pub rope: Arc<RopeTables>,
     /// For each token of the batch, the first position of its window that it may see: where its document begins. Empty:
@@ -61,7 +93,9 @@ pub struct AttentionPlan {
 impl AttentionPlan {
     /// The first position that token `position` of window `window` may see.
     pub(crate) fn start(&self, window: usize, position: usize) -> usize {
-        self.starts.get(window * self.time + position).map_or(0, |start| (*start as usize).min(position))
+        let document =
+            self.starts.get(window * self.time + position).map_or(0, |start| (*start as usize).min(position));
+        document.max(first_in_window(self.window, position))
     }
 
     /// Checks what every kernel relies on.
@@ -69,9 +103,15 @@ impl AttentionPlan {
     /// # Panics
     /// Where the plan contradicts itself: a defect of the caller.
     pub(crate) fn check(&self) {
+        assert!(self.window != Some(0), "a token sees at least itself");
         assert!(self.num_kv_heads > 0 && self.num_heads.is_multiple_of(self.num_kv_heads), "heads are shared evenly");
         assert!(self.head_dim == 2 * self.rope.half, "the rotary tables are those of the head width");
         assert!(self.time <= self.rope.num_positions(), "the rotary tables reach to the end of the window");
         assert!(self.starts.is_empty() || self.starts.len() == self.batch * self.time, "one start for each token");
     }
+}
+
+/// The first position that `position` sees through a sliding window.
+pub(crate) fn first_in_window(window: Option<usize>, position: usize) -> usize {
+    window.map_or(0, |window| (position + 1).saturating_sub(window))
 }

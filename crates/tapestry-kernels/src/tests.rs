@@ -2,7 +2,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "tests count in small numbers")]
 
 use crate::adamw::{self, AdamW};
-use crate::{AttentionPlan, RopeTables, elementwise, forward, ops};
+use crate::{AttentionPlan, NormOrder, RopeTables, elementwise, forward, ops};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use std::sync::Arc;
 
@@ -122,11 +122,17 @@ fn attention_matches_its_composed_form() {
             num_kv_heads: k,
             head_dim: e,
             norm_eps: eps,
+            norm_order: NormOrder::Before,
+            window: None,
             rope: Arc::new(RopeTables::new(theta, e, t + 3)),
             starts: case.starts.clone().into(),
         });
         let weight = leaf([b, t, d], 9, &device);
-        let fused = ops::attention_block(x.clone(), n.clone(), w.clone(), plan);
+        let fused = {
+            let (norm, matrices) = (n.clone(), w.clone());
+            let parameters = ops::AttentionParameters { norm, matrices, biases: None, qk_norms: None };
+            ops::attention_block(x.clone(), parameters, plan)
+        };
         let composed = composed_attention(&case, x.clone(), n.clone(), w.clone(), theta, eps);
         close("output", &values(&fused), &values(&composed));
         let (a, c) = ((fused * weight.clone()).sum().backward(), (composed * weight).sum().backward());
@@ -146,7 +152,7 @@ fn mlp_matches_its_composed_form() {
         let (x, n, eps) = (leaf([b, t, d], 1, &device), leaf([d], 2, &device), 1e-5);
         let w = [leaf([f, d], 3, &device), leaf([f, d], 4, &device), leaf([d, f], 5, &device)];
         let weight = leaf([b, t, d], 9, &device);
-        let fused = ops::mlp_block(x.clone(), n.clone(), w.clone(), eps);
+        let fused = ops::mlp_block(x.clone(), n.clone(), w.clone(), eps, NormOrder::Before);
         let normed = rms_norm(x.clone(), n.clone(), eps);
         let product = activation::silu(linear(normed.clone(), w[0].clone())) * linear(normed, w[1].clone());
         let composed = x.clone() + linear(product, w[2].clone());
@@ -251,7 +257,7 @@ fn threads_do_not_change_a_bit() {
             let x = numbers(n * d, 1);
             let (norm, gate, up, down) = (numbers(d, 2), numbers(f * d, 3), numbers(f * d, 4), numbers(d * f, 5));
             let weights = forward::MlpWeights { norm: &norm, gate: &gate, up: &up, down: &down };
-            forward::mlp_block(&x, &weights, 1e-5)
+            forward::mlp_block(&x, &weights, 1e-5, NormOrder::Before)
         })
     };
     let one = run(1);

@@ -1,6 +1,6 @@
 //! What a training step looks at.
 
-use crate::{LlamaConfig, ModelError};
+use crate::{DecoderConfig, ModelError};
 use std::sync::Arc;
 
 /// Windows of tokens with what is to be predicted at each position. Row-major, `num_windows × window`.
@@ -108,7 +108,7 @@ impl Batch {
     }
 
     /// Checks that a model can run this batch.
-    pub(crate) fn check(&self, config: &LlamaConfig) -> Result<(), ModelError> {
+    pub(crate) fn check(&self, config: &DecoderConfig) -> Result<(), ModelError> {
         check_tokens(config, self.tokens.iter().chain(&*self.targets), self.window)
     }
 }
@@ -138,7 +138,7 @@ pub(crate) fn check_windows(windows: &[&[u32]]) -> Result<usize, ModelError> {
 
 /// Checks that every token is one of the model's, and that the window is not longer than what it was made for.
 pub(crate) fn check_tokens<'t>(
-    config: &LlamaConfig,
+    config: &DecoderConfig,
     tokens: impl IntoIterator<Item = &'t u32>,
     window: usize,
 ) -> Result<(), ModelError> {

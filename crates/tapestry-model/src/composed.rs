@@ -3,12 +3,13 @@
 //! Shape letters: b batch, t time, s time of the keys, n = b*t, d width, f feed-forward width, v vocabulary, h query heads,
 //! k key/value heads, g query heads per key/value head, e head width, o and i the outputs and inputs of a matrix.
 
-use crate::{Batch, Block, Llama, LlamaConfig};
+use crate::{Batch, Block, Decoder, DecoderConfig};
 use burn::module::Param;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
+use tapestry_weights::QkNorm;
 
-impl Llama {
-    /// [`Llama::loss`].
+impl Decoder {
+    /// [`Decoder::loss`].
     pub(crate) fn loss_composed(&self, batch: &Batch) -> Tensor<1> {
         let device = self.embed_tokens.device();
         let (b, t, d) = (batch.num_windows(), batch.window(), self.config().hidden_size);
@@ -19,11 +20,14 @@ impl Llama {
         let shares_n = Tensor::<1>::from_data(TensorData::new(batch.shares().to_vec(), [b * t]), &device);
 
         let embedding_vd = self.embed_tokens.val();
-        let rope = Rope::new(self.config(), t, &device);
-        let hidden_from = hidden_from(starts_bt);
+        let starts_bt = &starts_bt;
         let x_btd: Tensor<3> = embedding_vd.clone().select(0, tokens_bt.reshape([b * t])).reshape([b, t, d]);
-        let forward = |x, block: &Block| block.forward_composed(self.config(), x, &rope, &hidden_from);
-        let x_btd = self.layers.iter().fold(x_btd, forward);
+        let forward = |x, (layer, block): (usize, &Block)| {
+            let rope = Rope::new(self.config(), layer, t, &device);
+            let hidden_from = hidden_from(starts_bt.clone(), self.config().layer_windows[layer]);
+            block.forward_composed(self.config(), x, &rope, &hidden_from)
+        };
+        let x_btd = self.layers.iter().enumerate().fold(x_btd, forward);
         let x_nd: Tensor<2> = rms_norm(x_btd, self.norm.val(), self.config().rms_norm_eps).reshape([b * t, d]);
         let head_vd = self.lm_head.as_ref().map_or(embedding_vd, Param::val);
         let log_p_nv = activation::log_softmax(x_nd.matmul(head_vd.transpose()), 1);
@@ -37,24 +41,58 @@ impl Block {
     /// look: `[b, 1, t, s]`.
     fn forward_composed(
         &self,
-        config: &LlamaConfig,
+        config: &DecoderConfig,
         x_btd: Tensor<3>,
         rope: &Rope,
         hidden_from: &Tensor<4, Bool>,
     ) -> Tensor<3> {
         let eps = config.rms_norm_eps;
-        let normed = rms_norm(x_btd.clone(), self.input_layernorm.val(), eps);
+        let norms = [self.attention_norm.val(), self.mlp_norm.val()];
+        let mlp = |x: Tensor<3>| {
+            let gate_btf = activation::silu(linear(x.clone(), self.gate_proj.val()));
+            linear(gate_btf * linear(x, self.up_proj.val()), self.down_proj.val())
+        };
+        let [attention_norm, mlp_norm] = norms;
+        if config.family.traits().has_norms_after {
+            let mixed = self.attention(config, x_btd.clone(), rope, hidden_from);
+            let x_btd = x_btd + rms_norm(mixed, attention_norm, eps);
+            return x_btd.clone() + rms_norm(mlp(x_btd), mlp_norm, eps);
+        }
+        let normed = rms_norm(x_btd.clone(), attention_norm, eps);
         let x_btd = x_btd + self.attention(config, normed, rope, hidden_from);
-        let normed = rms_norm(x_btd.clone(), self.post_attention_layernorm.val(), eps);
-        let gate_btf = activation::silu(linear(normed.clone(), self.gate_proj.val()));
-        let up_btf = linear(normed, self.up_proj.val());
-        x_btd + linear(gate_btf * up_btf, self.down_proj.val())
+        x_btd.clone() + mlp(rms_norm(x_btd, mlp_norm, eps))
+    }
+
+    /// Queries, keys or values: matrix, bias, norm over all heads.
+    fn project(&self, config: &DecoderConfig, x_btd: &Tensor<3>, matrix: &Param<Tensor<2>>, part: usize) -> Tensor<3> {
+        let projected = linear(x_btd.clone(), matrix.val());
+        let projected = match self.biases.get(part) {
+            Some(bias) => projected + bias.val().reshape([1, 1, -1]),
+            None => projected,
+        };
+        match (config.family.traits().qk_norm, self.qk_norms.get(part)) {
+            (QkNorm::Whole, Some(norm)) => rms_norm(projected, norm.val(), config.rms_norm_eps),
+            _ => projected,
+        }
+    }
+
+    /// Heads with the norm over each.
+    fn heads(&self, config: &DecoderConfig, x_btw: Tensor<3>, part: usize) -> Tensor<4> {
+        let ([b, t, w], e) = (x_btw.dims(), config.head_dim);
+        let n = w / e;
+        let normed = match (config.family.traits().qk_norm, self.qk_norms.get(part)) {
+            (QkNorm::Head, Some(norm)) => {
+                rms_norm(x_btw.reshape([b, t * n, e]), norm.val(), config.rms_norm_eps).reshape([b, t, w])
+            }
+            _ => x_btw,
+        };
+        normed.reshape([b, t, n, e]).swap_dims(1, 2)
     }
 
     /// Attention where `g` query heads share a key/value head.
     fn attention(
         &self,
-        config: &LlamaConfig,
+        config: &DecoderConfig,
         x_btd: Tensor<3>,
         rope: &Rope,
         hidden_from: &Tensor<4, Bool>,
@@ -62,14 +100,13 @@ impl Block {
         let [b, t, _] = x_btd.dims();
         let (h, k, e) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
         let g = h / k;
-        let heads = |x: Tensor<3>, n: usize| -> Tensor<4> { x.reshape([b, t, n, e]).swap_dims(1, 2) };
         let shared = |x_bkte: Tensor<4>| -> Tensor<4> {
             let x_bkgte: Tensor<5> = x_bkte.reshape([b, k, 1, t, e]);
             x_bkgte.expand([b, k, g, t, e]).reshape([b, h, t, e])
         };
-        let q_bhte = rope.rotate(heads(linear(x_btd.clone(), self.q_proj.val()), h));
-        let k_bkte = rope.rotate(heads(linear(x_btd.clone(), self.k_proj.val()), k));
-        let v_bkte = heads(linear(x_btd, self.v_proj.val()), k);
+        let q_bhte = rope.rotate(self.heads(config, self.project(config, &x_btd, &self.q_proj, 0), 0));
+        let k_bkte = rope.rotate(self.heads(config, self.project(config, &x_btd, &self.k_proj, 1), 1));
+        let v_bkte = self.heads(config, self.project(config, &x_btd, &self.v_proj, 2), 2);
 
         let scores_bhts = q_bhte.matmul(shared(k_bkte).swap_dims(2, 3)) / head_scale(e);
         let scores_bhts = scores_bhts.mask_fill(hidden_from.clone().expand([b, h, t, t]), f32::NEG_INFINITY);
@@ -78,14 +115,23 @@ impl Block {
     }
 }
 
-/// True where position t must not look at position s: later ones, and those before its document. `[b, 1, t, s]`.
-fn hidden_from(starts_bt: Tensor<2, Int>) -> Tensor<4, Bool> {
+/// True where position t must not look at position s: later ones, those before its document, and those before its sliding
+/// window. `[b, 1, t, s]`.
+fn hidden_from(starts_bt: Tensor<2, Int>, window: Option<usize>) -> Tensor<4, Bool> {
     let [b, t] = starts_bt.dims();
     let device = starts_bt.device();
     let starts: Tensor<4, Int> = starts_bt.reshape([b, 1, t, 1]).expand([b, 1, t, t]);
     let positions: Tensor<4, Int> = Tensor::<1, Int>::arange(0..t as i64, &device).reshape([1, 1, 1, t]);
     let later: Tensor<2, Bool> = Tensor::tril_mask([t, t], 0, &device);
     let before = positions.expand([b, 1, t, t]).lower(starts);
+    let before = match window {
+        None => before,
+        Some(window) => {
+            let offset = 1 - i64::try_from(window).expect("a window is small");
+            let seen: Tensor<2, Bool> = Tensor::triu_mask([t, t], offset, &device);
+            before.bool_or(seen.reshape([1, 1, t, t]).expand([b, 1, t, t]))
+        }
+    };
     before.bool_or(later.reshape([1, 1, t, t]).expand([b, 1, t, t]))
 }
 
@@ -129,9 +175,10 @@ struct Rope {
 
 impl Rope {
     /// The tables for positions `0..num_positions`.
-    fn new(config: &LlamaConfig, num_positions: usize, device: &Device) -> Self {
+    fn new(config: &DecoderConfig, layer: usize, num_positions: usize, device: &Device) -> Self {
         let half = config.head_dim / 2;
-        let (cos, sin) = rope_tables(config.rope_theta, half, num_positions);
+        let (frequencies, magnitude) = config.rope_scaling_of(layer).frequencies(config.rope_theta, config.head_dim);
+        let (cos, sin) = rope_tables(&frequencies, magnitude, num_positions);
         let table = |values| Tensor::from_data(TensorData::new(values, [1, 1, num_positions, half]), device);
         Self { cos_te: table(cos), sin_te: table(sin) }
     }
@@ -152,10 +199,9 @@ impl Rope {
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
-    reason = "positions and head widths are far below 2^52; rounding the tables to f32 is the point"
+    reason = "positions are far below 2^52; rounding the tables to f32 is the point"
 )]
-fn rope_tables(theta: f64, half: usize, num_positions: usize) -> (Vec<f32>, Vec<f32>) {
-    let frequencies: Vec<f64> = (0..half).map(|i| theta.powf(-(i as f64) / half as f64)).collect();
+fn rope_tables(frequencies: &[f64], magnitude: f64, num_positions: usize) -> (Vec<f32>, Vec<f32>) {
     let angles = (0..num_positions).flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
-    angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip()
+    angles.map(|angle| ((angle.cos() * magnitude) as f32, (angle.sin() * magnitude) as f32)).unzip()
 }

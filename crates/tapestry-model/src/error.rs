@@ -95,6 +95,32 @@ pub enum ModelError {
         /// Entries that are there.
         found: usize,
     },
+    /// A prompt has no token to start from.
+    #[error("prompt {number} has no token; give at least one word, or the token that begins a text", number = number + 1)]
+    EmptyPrompt {
+        /// Which prompt, from 0.
+        number: usize,
+    },
+    /// A setting of sampling is impossible.
+    #[error("{setting} is {found}; {expected} is accepted")]
+    Sampling {
+        /// Which setting.
+        setting: &'static str,
+        /// What is accepted.
+        expected: &'static str,
+        /// What was given.
+        found: f32,
+    },
+    /// The model gives no usable logit.
+    #[error(
+        "the model gives token {token} the logit {value}; its weights are damaged or training diverged, do not use it"
+    )]
+    LogitsNotFinite {
+        /// Which token.
+        token: u32,
+        /// Its logit.
+        value: f32,
+    },
     /// No position of a batch counts, so there is no mean loss.
     #[error("the batch has no position that counts towards the loss; leave such batches out")]
     NothingCounts,

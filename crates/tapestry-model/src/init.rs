@@ -1,8 +1,8 @@
 //! A new model with random weights.
 
-use crate::llama::write_file;
+use crate::decoder::write_file;
 use crate::parameters::EMBEDDING;
-use crate::{LlamaConfig, ModelError, Tokenizer};
+use crate::{DecoderConfig, ModelError, Tokenizer};
 use std::f64::consts::TAU;
 use std::path::Path;
 use tapestry_core::TensorSpec;
@@ -11,7 +11,7 @@ use tapestry_weights::{expected_tensors, save_safetensors};
 /// Standard deviation of the weights of a new model.
 const INIT_STD: f64 = 0.02;
 
-/// Writes a model's folder with random weights: norms are one, matrices are normal with a standard deviation of 0.02, and
+/// Writes a model's folder with random weights: norms are one, biases zero, matrices are normal with a standard deviation of 0.02, and
 /// those that write into the residual stream are divided by the root of twice the number of layers.
 ///
 /// The same arguments give the same bytes on every machine of the same floating-point library.
@@ -22,7 +22,7 @@ const INIT_STD: f64 = 0.02;
 ///
 /// # Source
 /// Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.3.
-pub fn init_model(dir: &Path, config: &LlamaConfig, tokenizer_json: &Path, seed: u64) -> Result<(), ModelError> {
+pub fn init_model(dir: &Path, config: &DecoderConfig, tokenizer_json: &Path, seed: u64) -> Result<(), ModelError> {
     let tokenizer = Tokenizer::read(tokenizer_json)?;
     if tokenizer.vocab_size() > config.vocab_size {
         let reason = format!(
@@ -43,10 +43,11 @@ pub fn init_model(dir: &Path, config: &LlamaConfig, tokenizer_json: &Path, seed:
 }
 
 #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "small counts; f32 is the result")]
-fn initial_values(spec: &TensorSpec, config: &LlamaConfig, random: &mut Normal) -> Vec<f32> {
+fn initial_values(spec: &TensorSpec, config: &DecoderConfig, random: &mut Normal) -> Vec<f32> {
     let num_elements = spec.shape.iter().product::<u64>();
     if spec.shape.len() == 1 {
-        return (0..num_elements).map(|_| 1.0).collect();
+        let value = if spec.name.ends_with(".bias") { 0.0 } else { 1.0 };
+        return (0..num_elements).map(|_| value).collect();
     }
     let writes_to_residual = spec.name.contains("o_proj") || spec.name.contains("down_proj");
     let std = match writes_to_residual && spec.name != EMBEDDING {

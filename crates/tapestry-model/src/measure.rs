@@ -1,6 +1,6 @@
 //! Bits per byte of a text under a model on disk.
 
-use crate::{LlamaConfig, ModelError, ScoreProgress, StreamingScorer, Tokenizer};
+use crate::{DecoderConfig, ModelError, ScoreProgress, StreamingScorer, Tokenizer};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use tapestry_eval::{BitsPerByte, BpbOptions, BpbProgress, bits_per_byte};
@@ -16,7 +16,7 @@ use tapestry_weights::{HfDir, SafetensorsModel, WeightSource};
 /// leaves nothing to score.
 pub fn measure_bpb(
     weights: &dyn WeightSource,
-    config: &LlamaConfig,
+    config: &DecoderConfig,
     tokenizer: &Tokenizer,
     text: &str,
     max_tokens: Option<usize>,
@@ -49,7 +49,7 @@ pub fn measure_bpb_of_dir(
     progress: &mut dyn FnMut(BpbProgress),
 ) -> Result<BitsPerByte, ModelError> {
     let files = HfDir::open(dir)?;
-    let config = LlamaConfig::try_from(files.shape)?;
+    let config = DecoderConfig::try_from(files.shape)?;
     let tokenizer = Tokenizer::read(&files.tokenizer_path)?;
     let weights = SafetensorsModel::open(&files.weights_path)?;
     measure_bpb(&weights, &config, &tokenizer, text, max_tokens, progress)

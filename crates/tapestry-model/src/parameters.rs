@@ -1,6 +1,6 @@
 //! Weights that were checked against a configuration, and read piece by piece.
 
-use crate::{LlamaConfig, ModelError};
+use crate::{DecoderConfig, ModelError};
 use tapestry_core::TensorSpec;
 use tapestry_weights::{WeightSource, expected_tensors};
 
@@ -9,13 +9,13 @@ pub(crate) const FINAL_NORM: &str = "model.norm.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
 
 /// The name of the matrix that turns the last hidden state into logits: the embedding where the output is tied.
-pub(crate) fn head_name(config: &LlamaConfig) -> &'static str {
+pub(crate) fn head_name(config: &DecoderConfig) -> &'static str {
     if config.tie_word_embeddings { EMBEDDING } else { HEAD }
 }
 
-/// The name of one part of a layer, such as `self_attn.q_proj`.
+/// The name of one part of a layer, such as `self_attn.q_proj.weight`.
 pub(crate) fn layer_name(layer: usize, part: &str) -> String {
-    format!("model.layers.{layer}.{part}.weight")
+    format!("model.layers.{layer}.{part}")
 }
 
 /// Weights whose names and shapes are exactly those of a configuration. Values are checked as they are read.
@@ -28,7 +28,7 @@ impl<'a> Parameters<'a> {
     ///
     /// # Errors
     /// [`ModelError::MissingTensor`], [`ModelError::UnexpectedTensor`] or [`ModelError::Shape`] for the first difference.
-    pub(crate) fn check(config: &LlamaConfig, source: &'a dyn WeightSource) -> Result<Self, ModelError> {
+    pub(crate) fn check(config: &DecoderConfig, source: &'a dyn WeightSource) -> Result<Self, ModelError> {
         let expected = expected_tensors(config);
         for TensorSpec { name, shape, .. } in &expected {
             let index = source.index_of(name).ok_or_else(|| ModelError::MissingTensor { name: name.clone() })?;

@@ -8,13 +8,14 @@
 //! different windows, so a window's scores do not depend on the windows beside it or on how windows are batched.
 
 use crate::batch::{check_tokens, check_windows};
-use crate::parameters::{EMBEDDING, FINAL_NORM, Parameters, head_name, layer_name};
-use crate::{LlamaConfig, ModelError};
+use crate::layer::Layer;
+use crate::parameters::{EMBEDDING, FINAL_NORM, Parameters, head_name};
+use crate::{DecoderConfig, ModelError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tapestry_eval::TokenScorer;
 use tapestry_kernels::AttentionPlan;
-use tapestry_kernels::forward::{AttentionWeights, MlpWeights, NllAccumulator, attention_block, mlp_block, rms_norm};
+use tapestry_kernels::forward::{NllAccumulator, rms_norm};
 use tapestry_weights::WeightSource;
 
 /// Windows for which the weights are read once.
@@ -35,7 +36,7 @@ pub struct ScoreProgress {
 
 /// Gives the surprise of tokens under a model whose weights stay where they are.
 pub struct StreamingScorer<'a> {
-    config: LlamaConfig,
+    config: DecoderConfig,
     parameters: Parameters<'a>,
     progress: Option<&'a mut dyn FnMut(ScoreProgress)>,
     /// Steps done in this call: layers and blocks of the output matrix, each for every window.
@@ -49,7 +50,7 @@ impl<'a> StreamingScorer<'a> {
     ///
     /// # Errors
     /// [`ModelError::MissingTensor`], [`ModelError::UnexpectedTensor`] or [`ModelError::Shape`].
-    pub fn new(weights: &'a dyn WeightSource, config: &LlamaConfig) -> Result<Self, ModelError> {
+    pub fn new(weights: &'a dyn WeightSource, config: &DecoderConfig) -> Result<Self, ModelError> {
         let parameters = Parameters::check(config, weights)?;
         Ok(Self { config: config.clone(), parameters, progress: None, steps_done: 0, steps_total: 1, tokens_total: 0 })
     }
@@ -73,17 +74,17 @@ impl<'a> StreamingScorer<'a> {
     }
 
     fn score_group(&mut self, windows: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
-        let plan = |windows: &[&[u32]]| self.config.attention_plan(windows.len(), windows[0].len(), Arc::default());
-        let plans: Vec<AttentionPlan> = windows.chunks(TOGETHER).map(plan).collect();
+        let plans = |windows: &[&[u32]]| self.config.attention_plans(windows.len(), windows[0].len(), &Arc::default());
+        let plans: Vec<Vec<Arc<AttentionPlan>>> = windows.chunks(TOGETHER).map(plans).collect();
         let mut streams = self.embed(windows)?;
-        for layer in 0..self.config.num_hidden_layers {
-            let layer = Layer::read(&self.parameters, layer)?;
-            for (stream, plan) in streams.iter_mut().zip(&plans) {
-                *stream = layer.forward(stream, plan);
-                self.advance(plan.batch);
+        for number in 0..self.config.num_hidden_layers {
+            let layer = Layer::read(&self.parameters, &self.config, number)?;
+            for (stream, plans) in streams.iter_mut().zip(&plans) {
+                *stream = layer.forward(stream, &plans[number]);
+                self.advance(plans[number].batch);
             }
         }
-        self.surprises(windows, streams, plans[0].norm_eps)
+        self.surprises(windows, streams, self.config.norm_eps())
     }
 
     /// The embeddings of the tokens, a stream for each [`TOGETHER`] windows. Rows are read in ascending order, so that a source of chunks reads each
@@ -138,38 +139,6 @@ impl<'a> StreamingScorer<'a> {
         }
         let surprises = surprises.into_iter().map(NllAccumulator::finish);
         Ok(surprises.flat_map(|nats| nats.chunks(time - 1).map(<[f32]>::to_vec).collect::<Vec<_>>()).collect())
-    }
-}
-
-/// The parameters of one layer.
-struct Layer {
-    norms: [Vec<f32>; 2],
-    attention: [Vec<f32>; 4],
-    mlp: [Vec<f32>; 3],
-}
-
-impl Layer {
-    fn read(parameters: &Parameters<'_>, layer: usize) -> Result<Self, ModelError> {
-        let read = |part: &str| parameters.read(&layer_name(layer, part));
-        // Two halves of about one size beside each other, each in the order of the names, which is that of the bytes: a source of chunks
-        // that keeps two of them reads each chunk once.
-        let first = || Ok::<_, ModelError>([read("input_layernorm")?, read("mlp.down_proj")?, read("mlp.gate_proj")?]);
-        let second = || {
-            let [up, between] = [read("mlp.up_proj")?, read("post_attention_layernorm")?];
-            let [k, o] = [read("self_attn.k_proj")?, read("self_attn.o_proj")?];
-            Ok::<_, ModelError>([up, between, k, o, read("self_attn.q_proj")?, read("self_attn.v_proj")?])
-        };
-        let (first, second) = rayon::join(first, second);
-        let ([before, down, gate], [up, between, k, o, q, v]) = (first?, second?);
-        Ok(Self { norms: [before, between], attention: [q, k, v, o], mlp: [gate, up, down] })
-    }
-
-    fn forward(&self, stream: &[f32], plan: &AttentionPlan) -> Vec<f32> {
-        let [q, k, v, o] = self.attention.each_ref().map(Vec::as_slice);
-        let [gate, up, down] = self.mlp.each_ref().map(Vec::as_slice);
-        let [before, between] = self.norms.each_ref().map(Vec::as_slice);
-        let stream = attention_block(stream, &AttentionWeights { norm: before, q, k, v, o }, plan);
-        mlp_block(&stream, &MlpWeights { norm: between, gate, up, down }, plan.norm_eps)
     }
 }
 

@@ -1,11 +1,11 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 //! The fused form of the model against the composed one.
 
-use crate::{Batch, Llama, LlamaConfig};
+use crate::{Batch, Decoder, DecoderConfig};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor};
 use tapestry_core::TensorSpec;
-use tapestry_weights::{LlamaShape, WeightSource, WeightsError, expected_tensors};
+use tapestry_weights::{DecoderShape, Family, RopeScaling, WeightSource, WeightsError, expected_tensors};
 
 /// Weights computed from their place.
 struct Waves(Vec<TensorSpec>);
@@ -23,8 +23,25 @@ impl WeightSource for Waves {
     }
 }
 
-fn model(tie_word_embeddings: bool) -> Llama {
-    let shape = LlamaShape {
+fn model_of(family: Family, tie_word_embeddings: bool) -> Decoder {
+    let window = |layer: usize| match family {
+        Family::Mistral => Some(7),
+        Family::Olmo3 => (layer == 0).then_some(5),
+        _ => None,
+    };
+    let rope_scaling = match family {
+        Family::Olmo3 => RopeScaling::Yarn {
+            factor: 4.0,
+            attention_factor: None,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: true,
+            original_max_position_embeddings: 16,
+        },
+        _ => RopeScaling::None,
+    };
+    let shape = DecoderShape {
+        family,
         hidden_size: 48,
         intermediate_size: 72,
         num_hidden_layers: 2,
@@ -34,11 +51,17 @@ fn model(tie_word_embeddings: bool) -> Llama {
         vocab_size: 90,
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
+        rope_scaling,
         max_position_embeddings: 64,
         tie_word_embeddings,
+        layer_windows: vec![window(0), window(1)],
     };
-    let config = LlamaConfig::try_from(shape).unwrap();
-    Llama::from_source(&Waves(expected_tensors(&config)), &config, &Device::flex().autodiff()).unwrap()
+    let config = DecoderConfig::try_from(shape).unwrap();
+    Decoder::from_source(&Waves(expected_tensors(&config)), &config, &Device::flex().autodiff()).unwrap()
+}
+
+fn model(tie_word_embeddings: bool) -> Decoder {
+    model_of(Family::Llama, tie_word_embeddings)
 }
 
 fn batch() -> Batch {
@@ -60,7 +83,7 @@ impl ModuleVisitor for Collect<'_> {
     }
 }
 
-fn gradients(model: &Llama, loss: Tensor<1>) -> Vec<Vec<f32>> {
+fn gradients(model: &Decoder, loss: Tensor<1>) -> Vec<Vec<f32>> {
     let gradients = loss.backward();
     let mut collect = Collect(&gradients, vec![]);
     model.visit(&mut collect);
@@ -69,19 +92,20 @@ fn gradients(model: &Llama, loss: Tensor<1>) -> Vec<Vec<f32>> {
 
 #[test]
 fn fused_and_composed_agree_in_loss_and_in_every_gradient() {
-    for is_tied in [true, false] {
-        let model = model(is_tied);
+    for (family, is_tied) in Family::ALL.into_iter().flat_map(|family| [(family, true), (family, false)]) {
+        let model = model_of(family, is_tied);
         let (fused, composed) = (model.loss(&batch()).unwrap(), model.loss_composed(&batch()));
         let difference = fused.clone().into_scalar::<f32>() - composed.clone().into_scalar::<f32>();
-        assert!(difference.abs() < 1e-5, "tied {is_tied}: the losses differ by {difference}");
+        assert!(difference.abs() < 1e-5, "{family:?}, tied {is_tied}: the losses differ by {difference}");
         let (fused, composed) = (gradients(&model, fused), gradients(&model, composed));
-        assert_eq!(fused.len(), if is_tied { 20 } else { 21 });
+        assert_eq!(fused.len(), expected_tensors(model.config()).len());
         for (number, (fused, composed)) in fused.iter().zip(&composed).enumerate() {
             let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
             let distance = norm(&mut fused.iter().zip(composed).map(|(a, b)| a - b));
             let length = norm(&mut composed.iter().copied());
-            assert!(length > 1e-4, "parameter {number} has a gradient");
-            assert!(distance < 1e-5 * length, "tied {is_tied}, parameter {number}: {distance} of {length}");
+            // A bias of the keys moves all scores of a query alike, so that its gradient is close to zero.
+            let what = format!("{family:?}, tied {is_tied}, parameter {number}: {distance} of {length}");
+            assert!(distance < 2e-5 * length + 1e-6, "{what}");
         }
     }
 }

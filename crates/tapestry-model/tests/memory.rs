@@ -5,7 +5,7 @@
 
 use tapestry_core::TensorSpec;
 use tapestry_eval::TokenScorer as _;
-use tapestry_model::{LlamaConfig, StreamingScorer};
+use tapestry_model::{DecoderConfig, StreamingScorer};
 use tapestry_weights::{WeightSource, WeightsError, expected_tensors};
 
 /// Weights that are nowhere.
@@ -37,7 +37,7 @@ fn a_model_of_smollm_width_is_scored_in_less_than_170_mib() {
         "num_key_value_heads": 3, "vocab_size": 8192, "rms_norm_eps": 1e-5, "max_position_embeddings": 8192,
         "tie_word_embeddings": true
     }"#;
-    let config = LlamaConfig::from_json(json).unwrap();
+    let config = DecoderConfig::from_json(json).unwrap();
     let weights = Computed(expected_tensors(&config));
     let windows: Vec<Vec<u32>> = (0..70)
         .map(|w: u32| (0..256).map(|t: u32| w.wrapping_mul(2_654_435_761).wrapping_add(t * 40_503) % 8192).collect())

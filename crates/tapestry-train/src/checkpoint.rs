@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use tapestry_core::{Dtype, TensorSpec};
-use tapestry_model::Llama;
+use tapestry_model::Decoder;
 use tapestry_weights::{SafetensorsFile, WeightSource as _, save_safetensors};
 
 /// Everything about a job besides weights and moments.
@@ -52,7 +52,7 @@ pub(crate) fn remove(out_dir: &Path) {
 pub(crate) fn save(
     out_dir: &Path,
     base_dir: &Path,
-    model: &Llama,
+    model: &Decoder,
     moments: &Moments,
     state: &State,
 ) -> Result<(), TrainError> {

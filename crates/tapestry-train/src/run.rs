@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tapestry_model::{Llama, Tokenizer};
+use tapestry_model::{Decoder, Tokenizer};
 
 /// The time between checkpoints, where the job does not count steps.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(600);
@@ -69,12 +69,12 @@ fn run(
             if state.job.identity() != job.identity() {
                 return Err(TrainError::OtherJob { out_dir: out_dir.clone() });
             }
-            (Llama::load(&path, &device)?, checkpoint::read_moments(&path)?, state)
+            (Decoder::load(&path, &device)?, checkpoint::read_moments(&path)?, state)
         }
         None => {
             let state =
                 State { job: job.clone(), steps: vec![], wall_seconds: 0.0, cpu_seconds: 0.0, peak_memory_bytes: 0 };
-            (Llama::load(&job.base_dir, &device)?, Moments::default(), state)
+            (Decoder::load(&job.base_dir, &device)?, Moments::default(), state)
         }
     };
     for _ in &state.steps {

@@ -4,7 +4,7 @@ use crate::{CptJob, CptReport, TrainError, run_cpt};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tapestry_model::{LlamaConfig, init_model};
+use tapestry_model::{DecoderConfig, init_model};
 use tempfile::TempDir;
 
 /// A tokenizer with one token for each byte and an end of text, in the form of the `tokenizers` library.
@@ -37,7 +37,7 @@ fn workshop() -> (TempDir, CptJob) {
     let tokenizer = dir.path().join("tokenizer.json");
     fs::write(&tokenizer, byte_tokenizer()).expect("writes");
     let base_dir = dir.path().join("base");
-    init_model(&base_dir, &LlamaConfig::tiny(257), &tokenizer, 1).expect("a base");
+    init_model(&base_dir, &DecoderConfig::tiny(257), &tokenizer, 1).expect("a base");
     let text = dir.path().join("text.txt");
     let sentence = |n: usize| format!("The weaver {} counts {} threads.\u{1e}", ["Ana", "Bo", "Chi"][n % 3], n % 7);
     fs::write(&text, (0..300).map(sentence).collect::<String>()).expect("writes");
@@ -134,7 +134,7 @@ fn a_training_that_breaks_down_keeps_the_last_good_state() {
     let good = fs::read(&base).expect("reads");
     // The last tensor is the final norm. Its weights are finite, but what they make of the stream is not.
     let mut huge = good.clone();
-    let at = huge.len() - 4 * LlamaConfig::tiny(257).hidden_size;
+    let at = huge.len() - 4 * DecoderConfig::tiny(257).hidden_size;
     huge[at..].chunks_exact_mut(4).for_each(|b| b.copy_from_slice(&f32::MAX.to_le_bytes()));
     fs::write(&base, huge).expect("writes");
     match run(&job) {

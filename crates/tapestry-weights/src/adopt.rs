@@ -1,7 +1,7 @@
 //! From a GGUF file to a model in Hugging Face layout, in 32-bit floats.
 
 use crate::gguf::{GgufFile, GgufTensor, Value};
-use crate::{LlamaShape, SafetensorsWriter, WeightsError, expected_tensors, f32_to_bytes};
+use crate::{DecoderShape, Family, RopeScaling, SafetensorsWriter, WeightsError, expected_tensors, f32_to_bytes};
 use serde_json::{Value as Json, json};
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -14,7 +14,7 @@ pub struct AdoptReport {
     /// Number of parameters.
     pub num_parameters: u64,
     /// The model's shape.
-    pub shape: LlamaShape,
+    pub shape: DecoderShape,
     /// How many tensors had which element type.
     pub stored_as: std::collections::BTreeMap<String, usize>,
 }
@@ -90,7 +90,7 @@ fn pretty(content: &Json) -> Vec<u8> {
     text
 }
 
-fn shape_of(file: &GgufFile) -> Result<LlamaShape, WeightsError> {
+fn shape_of(file: &GgufFile) -> Result<DecoderShape, WeightsError> {
     let architecture = file.get_text("general.architecture")?;
     if architecture != "llama" {
         return Err(file.malformed(format!("architecture {architecture:?} is not supported; \"llama\" is")));
@@ -108,10 +108,14 @@ fn shape_of(file: &GgufFile) -> Result<LlamaShape, WeightsError> {
     {
         return Err(file.malformed(format!("rope scaling {scaling:?} is not supported by this version")));
     }
-    let shape = LlamaShape {
+    let num_hidden_layers = number("block_count")?;
+    let shape = DecoderShape {
+        family: Family::Llama,
+        rope_scaling: RopeScaling::None,
+        layer_windows: vec![None; num_hidden_layers.min(1 << 12)],
         hidden_size,
         intermediate_size: number("feed_forward_length")?,
-        num_hidden_layers: number("block_count")?,
+        num_hidden_layers,
         num_attention_heads: heads,
         num_key_value_heads: number("attention.head_count_kv").unwrap_or(heads),
         head_dim,
@@ -139,33 +143,12 @@ fn token_id(file: &GgufFile, name: &str) -> Option<u64> {
     }
 }
 
-fn config(file: &GgufFile, shape: &LlamaShape) -> Json {
-    json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_act": "silu",
-        "attention_bias": false,
-        "attention_dropout": 0.0,
-        "mlp_bias": false,
-        "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": shape.num_hidden_layers,
-        "num_attention_heads": shape.num_attention_heads,
-        "num_key_value_heads": shape.num_key_value_heads,
-        "head_dim": shape.head_dim,
-        "vocab_size": shape.vocab_size,
-        "rms_norm_eps": shape.rms_norm_eps,
-        "rope_theta": shape.rope_theta,
-        "rope_scaling": null,
-        "max_position_embeddings": shape.max_position_embeddings,
-        "tie_word_embeddings": shape.tie_word_embeddings,
-        "bos_token_id": token_id(file, "bos"),
-        "eos_token_id": token_id(file, "eos"),
-        "pad_token_id": token_id(file, "padding"),
-        "initializer_range": 0.02,
-        "torch_dtype": "float32",
-        "use_cache": true,
-    })
+fn config(file: &GgufFile, shape: &DecoderShape) -> Json {
+    let mut config = shape.to_config();
+    for (name, token) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
+        config[name] = json!(token_id(file, token));
+    }
+    config
 }
 
 fn generation_config(file: &GgufFile) -> Json {
@@ -334,7 +317,7 @@ fn separate_halves(values: &[f32], num_heads: usize, width: usize) -> Vec<f32> {
 
 fn write_weights(
     file: &GgufFile,
-    shape: &LlamaShape,
+    shape: &DecoderShape,
     path: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<std::collections::BTreeMap<String, usize>, WeightsError> {

@@ -1,6 +1,6 @@
 //! A model's folder in Hugging Face layout.
 
-use crate::{LlamaShape, SafetensorsModel, WeightSource as _, WeightsError, expected_tensors};
+use crate::{DecoderShape, SafetensorsModel, WeightSource as _, WeightsError, expected_tensors};
 use std::path::{Path, PathBuf};
 use tapestry_core::{Blob, TensorSpec, WeightsManifest};
 
@@ -14,7 +14,7 @@ pub struct HfDir {
     /// The tokenizer.
     pub tokenizer_path: PathBuf,
     /// What the configuration says.
-    pub shape: LlamaShape,
+    pub shape: DecoderShape,
 }
 
 impl HfDir {
@@ -29,7 +29,7 @@ impl HfDir {
             found.map(|_| path)
         };
         let (config_path, tokenizer_path) = (file("config.json")?, file("tokenizer.json")?);
-        let shape = LlamaShape::read(&config_path)?;
+        let shape = DecoderShape::read(&config_path)?;
         let weights = SafetensorsModel::open(dir)?;
         let weights_path = weights.path().to_path_buf();
         let manifest =

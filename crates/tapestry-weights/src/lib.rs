@@ -8,16 +8,16 @@ mod adopt;
 mod error;
 pub mod gguf;
 mod hf;
-mod llama;
 mod safetensors;
+mod shape;
 mod source;
 
 pub use adopt::{AdoptReport, adopt_gguf};
 pub use error::WeightsError;
 pub use hf::HfDir;
-pub use llama::{LlamaShape, expected_tensors};
 pub use safetensors::{
     FileFacts, OtherDtype, OtherTensor, SafetensorsFile, SafetensorsModel, SafetensorsWriter, safetensors_header,
     safetensors_header_with_others, save_safetensors,
 };
+pub use shape::{DecoderShape, Family, FamilyTraits, QkNorm, RopeScaling, expected_tensors, norm_names};
 pub use source::{WeightSource, bytes_to_f32, f32_to_bytes};

@@ -193,7 +193,7 @@ impl Demo {
         let work = self.dir.join("tiny-base");
         let start = work.join("start");
         if !start.join("model.safetensors").exists() {
-            let config = tapestry_model::LlamaConfig::tiny(quick.vocab_size);
+            let config = tapestry_model::DecoderConfig::tiny(quick.vocab_size);
             tapestry_model::init_model(&start, &config, &quick.tokenizer, 1)?;
         }
         let job = tapestry_train::CptJob {

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use std::sync::Arc;
 use tapestry_core::{Blob, ModelManifest};
 use tapestry_eval::BitsPerByte;
-use tapestry_model::{LlamaConfig, ModelError, Tokenizer, measure_bpb};
+use tapestry_model::{DecoderConfig, ModelError, Tokenizer, measure_bpb};
 use tapestry_store::{BlobStore, StoreError, WeightsReader};
 
 /// Bits per byte of `text` under the model of `manifest`. Reads the weights a layer at a time.
@@ -48,7 +48,7 @@ pub(crate) async fn measure_read(
 ) -> Result<BitsPerByte> {
     let is_read_ahead = blobs.is_in_files() && manifest.weights.data.size_bytes <= READ_AHEAD_BYTES;
     let config = read_file(blobs, manifest, "config.json").await?;
-    let config = LlamaConfig::from_json(std::str::from_utf8(&config).context("config.json is not UTF-8")?)?;
+    let config = DecoderConfig::from_json(std::str::from_utf8(&config).context("config.json is not UTF-8")?)?;
     let tokenizer = Tokenizer::from_bytes(&read_file(blobs, manifest, "tokenizer.json").await?)?;
     let measured = on_own_thread(move || {
         if is_read_ahead {
@@ -94,7 +94,7 @@ mod tests {
         let members = tapestry_demo::demo_members(3, false).expect("members");
         let texts = tapestry_demo::generate_quick_texts(&dir.join("texts"), &members, 7).expect("texts");
         let quick = texts.quick_base.expect("a quick base");
-        let config = LlamaConfig::tiny(quick.vocab_size);
+        let config = DecoderConfig::tiny(quick.vocab_size);
         tapestry_model::init_model(&dir.join("model"), &config, &quick.tokenizer, 1).expect("a model");
         let blobs = BlobStore::open_folder(&dir.join("blobs")).await.expect("a store");
         let (_, manifest) = blobs.import_model(&dir.join("model")).await.expect("imported");

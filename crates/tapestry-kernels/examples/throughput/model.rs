@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 use tapestry_kernels::adamw::AdamW;
 use tapestry_kernels::forward::{self, AttentionWeights, MlpWeights};
-use tapestry_kernels::{AttentionPlan, RopeTables, ops};
+use tapestry_kernels::ops::AttentionParameters;
+use tapestry_kernels::{AttentionPlan, NormOrder, RopeTables, ops};
 
 /// Tokens of one window.
 pub(crate) const NUM_TOKENS: usize = 256;
@@ -91,6 +92,8 @@ impl Model {
                 num_kv_heads: NUM_KV_HEADS,
                 head_dim: HEAD_DIM,
                 norm_eps: EPS,
+                norm_order: NormOrder::Before,
+                window: None,
                 rope: Arc::new(RopeTables::new(100_000.0, HEAD_DIM, NUM_TOKENS)),
                 starts: [].into(),
             }),
@@ -118,8 +121,17 @@ impl Model {
     fn fused_loss(&self) -> Tensor<1> {
         let mut x = ops::embed(self.table.clone(), Arc::clone(&self.ids)).reshape([1, NUM_TOKENS, WIDTH]);
         for Layer { attention_norm, attention, mlp_norm, mlp } in &self.layers {
-            x = ops::attention_block(x, attention_norm.clone(), attention.clone(), Arc::clone(&self.plan));
-            x = ops::mlp_block(x, mlp_norm.clone(), mlp.clone(), EPS);
+            x = ops::attention_block(
+                x,
+                AttentionParameters {
+                    norm: attention_norm.clone(),
+                    matrices: attention.clone(),
+                    biases: None,
+                    qk_norms: None,
+                },
+                Arc::clone(&self.plan),
+            );
+            x = ops::mlp_block(x, mlp_norm.clone(), mlp.clone(), EPS, NormOrder::Before);
         }
         let x = ops::rms_norm(x.reshape([NUM_TOKENS, WIDTH]), self.norm.clone(), EPS);
         let weights = Arc::new(vec![1.0 / NUM_TOKENS as f32; NUM_TOKENS]);
@@ -187,8 +199,12 @@ impl Slices {
         let rows = self.ids.iter().flat_map(|id| &self.table[*id as usize * WIDTH..][..WIDTH]);
         let mut x: Vec<f32> = rows.copied().collect();
         for SliceLayer { attention_norm, attention: [q, k, v, o], mlp_norm, mlp: [gate, up, down] } in &self.layers {
-            x = forward::attention_block(&x, &AttentionWeights { norm: attention_norm, q, k, v, o }, &self.plan);
-            x = forward::mlp_block(&x, &MlpWeights { norm: mlp_norm, gate, up, down }, EPS);
+            x = forward::attention_block(
+                &x,
+                &AttentionWeights { norm: attention_norm, q, k, v, o, biases: [&[]; 3], qk_norms: [&[]; 2] },
+                &self.plan,
+            );
+            x = forward::mlp_block(&x, &MlpWeights { norm: mlp_norm, gate, up, down }, EPS, NormOrder::Before);
         }
         forward::token_nll(&forward::rms_norm(&x, &self.norm, EPS), &self.table, &self.targets)
     }

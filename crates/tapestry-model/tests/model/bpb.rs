@@ -3,14 +3,14 @@
 use crate::fixture::{MemoryWeights, TOKENIZER_SIZE, model_dir, tokenizer_json};
 use std::num::NonZeroUsize;
 use tapestry_eval::{BpbError, BpbOptions, bits_per_byte};
-use tapestry_model::{LlamaConfig, ModelError, StreamingScorer, Tokenizer, measure_bpb, measure_bpb_of_dir};
+use tapestry_model::{DecoderConfig, ModelError, StreamingScorer, Tokenizer, measure_bpb, measure_bpb_of_dir};
 
 fn text() -> String {
     "the rain in the night; le théâtre. 子曰 ".repeat(40)
 }
 
-fn setting() -> (LlamaConfig, MemoryWeights, Tokenizer) {
-    let config = LlamaConfig::tiny(TOKENIZER_SIZE);
+fn setting() -> (DecoderConfig, MemoryWeights, Tokenizer) {
+    let config = DecoderConfig::tiny(TOKENIZER_SIZE);
     let weights = MemoryWeights::generate(&config, 4);
     (config, weights, Tokenizer::from_bytes(tokenizer_json().as_bytes()).unwrap())
 }
@@ -92,7 +92,7 @@ fn nothing_to_score_is_an_error() {
 #[test]
 fn a_tokenizer_of_another_model_is_refused() {
     let (_, _, tokenizer) = setting();
-    let config = LlamaConfig::tiny(200);
+    let config = DecoderConfig::tiny(200);
     let weights = MemoryWeights::generate(&config, 4);
     let error = measure_bpb(&weights, &config, &tokenizer, &text(), None, &mut |_| {}).unwrap_err();
     assert!(matches!(error, ModelError::TokenOutsideVocabulary { .. }), "{error}");

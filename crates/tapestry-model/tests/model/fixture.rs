@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use tapestry_core::TensorSpec;
-use tapestry_model::LlamaConfig;
+use tapestry_model::DecoderConfig;
 use tapestry_weights::{WeightSource, WeightsError, expected_tensors};
 
 /// Weights that can be changed before they are used.
@@ -15,11 +15,12 @@ pub(crate) struct MemoryWeights {
 
 impl MemoryWeights {
     /// The weights that `tests/golden/make.py` makes from the same seed.
-    pub(crate) fn generate(config: &LlamaConfig, seed: u64) -> Self {
+    pub(crate) fn generate(config: &DecoderConfig, seed: u64) -> Self {
         let mut numbers = Numbers(seed);
         let tensors = expected_tensors(config);
         let values = tensors.iter().map(|spec| {
-            let shift = if spec.shape.len() == 1 { 1.0 } else { 0.0 };
+            let is_norm = spec.shape.len() == 1 && !spec.name.ends_with("bias");
+            let shift = if is_norm { 1.0 } else { 0.0 };
             (0..spec.num_elements().unwrap()).map(|_| numbers.next() + shift).collect()
         });
         Self { values: values.collect(), tensors }
@@ -89,10 +90,10 @@ pub(crate) fn tokenizer_json() -> String {
 pub(crate) const TOKENIZER_SIZE: usize = 256 + 8 + 1;
 
 /// A model's folder with random weights.
-pub(crate) fn model_dir(dir: &Path, seed: u64) -> LlamaConfig {
+pub(crate) fn model_dir(dir: &Path, seed: u64) -> DecoderConfig {
     let tokenizer = dir.with_extension("tokenizer.json");
     std::fs::write(&tokenizer, tokenizer_json()).unwrap();
-    let config = LlamaConfig::tiny(TOKENIZER_SIZE);
+    let config = DecoderConfig::tiny(TOKENIZER_SIZE);
     tapestry_model::init_model(dir, &config, &tokenizer, seed).unwrap();
     config
 }

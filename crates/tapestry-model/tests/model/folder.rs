@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use std::fs;
 use std::path::Path;
 use tapestry_eval::TokenScorer as _;
-use tapestry_model::{Batch, Llama, LlamaConfig, ModelError, StreamingScorer, init_model};
+use tapestry_model::{Batch, Decoder, DecoderConfig, ModelError, StreamingScorer, init_model};
 
 fn weights_of(dir: &Path) -> Vec<u8> {
     fs::read(dir.join("model.safetensors")).unwrap()
@@ -17,7 +17,7 @@ fn a_loaded_model_saves_the_same_bytes() {
     let (base, saved) = (temporary.path().join("base"), temporary.path().join("saved"));
     model_dir(&base, 1);
     fs::write(base.join("generation_config.json"), "{}").unwrap();
-    let model = Llama::load(&base, &Device::flex().autodiff()).unwrap();
+    let model = Decoder::load(&base, &Device::flex().autodiff()).unwrap();
     model.save(&base, &saved).unwrap();
     for name in ["model.safetensors", "config.json", "tokenizer.json", "generation_config.json"] {
         assert_eq!(fs::read(base.join(name)).unwrap(), fs::read(saved.join(name)).unwrap(), "{name}");
@@ -41,7 +41,7 @@ fn a_new_model_knows_nothing_and_says_so() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path().join("model");
     let config = model_dir(&dir, 3);
-    let model = Llama::load(&dir, &Device::flex()).unwrap();
+    let model = Decoder::load(&dir, &Device::flex()).unwrap();
     let window: Vec<u32> = (0..64).map(|i| i * 7 % 250).collect();
     let loss = model.loss(&Batch::from_windows(&[&window]).unwrap()).unwrap().into_scalar::<f32>();
     #[expect(clippy::cast_precision_loss, reason = "a small count")]
@@ -51,9 +51,9 @@ fn a_new_model_knows_nothing_and_says_so() {
 
 #[test]
 fn a_model_on_an_autodiff_device_can_be_trained() {
-    let config = LlamaConfig::tiny(50);
+    let config = DecoderConfig::tiny(50);
     let weights = MemoryWeights::generate(&config, 1);
-    let model = Llama::from_source(&weights, &config, &Device::flex().autodiff()).unwrap();
+    let model = Decoder::from_source(&weights, &config, &Device::flex().autodiff()).unwrap();
     let gradients = model.loss(&Batch::from_windows(&[&[1, 2, 3, 4], &[5, 6, 7, 8]]).unwrap()).unwrap().backward();
     assert!(model.embed_tokens.val().grad(&gradients).is_some());
     for block in &model.layers {
@@ -67,19 +67,19 @@ fn a_tokenizer_that_is_larger_than_the_vocabulary_is_refused() {
     let temporary = tempfile::tempdir().unwrap();
     let tokenizer = temporary.path().join("tokenizer.json");
     fs::write(&tokenizer, tokenizer_json()).unwrap();
-    let result = init_model(&temporary.path().join("model"), &LlamaConfig::tiny(100), &tokenizer, 1);
+    let result = init_model(&temporary.path().join("model"), &DecoderConfig::tiny(100), &tokenizer, 1);
     assert!(matches!(result, Err(ModelError::Config { .. })), "{result:?}");
 }
 
 #[test]
 fn a_configuration_survives_its_file() {
-    let config = LlamaConfig::tiny(77);
-    assert_eq!(LlamaConfig::from_json(&config.to_json()).unwrap(), config);
+    let config = DecoderConfig::tiny(77);
+    assert_eq!(DecoderConfig::from_json(&config.to_json()).unwrap(), config);
 }
 
 #[test]
 fn impossible_configurations_are_refused() {
-    let good: serde_json::Value = serde_json::from_str(&LlamaConfig::tiny(77).to_json()).unwrap();
+    let good: serde_json::Value = serde_json::from_str(&DecoderConfig::tiny(77).to_json()).unwrap();
     for (key, value) in [
         ("num_attention_heads", serde_json::json!(0)),
         ("num_key_value_heads", serde_json::json!(3)),
@@ -95,14 +95,14 @@ fn impossible_configurations_are_refused() {
     ] {
         let mut bad = good.clone();
         bad[key] = value;
-        let result = LlamaConfig::from_json(&bad.to_string());
+        let result = DecoderConfig::from_json(&bad.to_string());
         assert!(matches!(result, Err(ModelError::Config { .. })), "{key}: {result:?}");
     }
 }
 
 /// Both ways of using weights refuse them, for the same reason.
-fn check_refused(config: &LlamaConfig, weights: &MemoryWeights, is_expected: impl Fn(&ModelError) -> bool) {
-    let error = Llama::from_source(weights, config, &Device::flex()).unwrap_err();
+fn check_refused(config: &DecoderConfig, weights: &MemoryWeights, is_expected: impl Fn(&ModelError) -> bool) {
+    let error = Decoder::from_source(weights, config, &Device::flex()).unwrap_err();
     assert!(is_expected(&error), "loading: {error}");
     let scored = StreamingScorer::new(weights, config).and_then(|mut scorer| scorer.score(&[&[1, 2, 3]]));
     let error = scored.unwrap_err();
@@ -111,7 +111,7 @@ fn check_refused(config: &LlamaConfig, weights: &MemoryWeights, is_expected: imp
 
 #[test]
 fn weights_of_another_model_are_refused() {
-    let config = LlamaConfig::tiny(50);
+    let config = DecoderConfig::tiny(50);
     let good = MemoryWeights::generate(&config, 1);
 
     let mut missing = good.clone();
@@ -136,7 +136,7 @@ fn weights_of_another_model_are_refused() {
 
 #[test]
 fn weights_that_are_not_finite_are_refused_with_their_place() {
-    let config = LlamaConfig::tiny(50);
+    let config = DecoderConfig::tiny(50);
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for (name, at) in [("model.layers.2.mlp.up_proj.weight", 130), ("model.norm.weight", 5)] {
             let mut weights = MemoryWeights::generate(&config, 1);
@@ -160,9 +160,9 @@ fn weights_that_are_not_finite_are_refused_with_their_place() {
 
 #[test]
 fn tokens_outside_the_vocabulary_and_long_windows_are_refused() {
-    let config = LlamaConfig::tiny(50);
+    let config = DecoderConfig::tiny(50);
     let weights = MemoryWeights::generate(&config, 1);
-    let model = Llama::from_source(&weights, &config, &Device::flex()).unwrap();
+    let model = Decoder::from_source(&weights, &config, &Device::flex()).unwrap();
     let mut scorer = StreamingScorer::new(&weights, &config).unwrap();
     let check = |window: &[u32], scorer: &mut StreamingScorer<'_>, is_expected: fn(&ModelError) -> bool| {
         let error = model.loss(&Batch::from_windows(&[window]).unwrap()).unwrap_err();
@@ -178,7 +178,7 @@ fn tokens_outside_the_vocabulary_and_long_windows_are_refused() {
 
 #[test]
 fn windows_that_do_not_fit_together_are_refused() {
-    let config = LlamaConfig::tiny(50);
+    let config = DecoderConfig::tiny(50);
     let weights = MemoryWeights::generate(&config, 1);
     let mut scorer = StreamingScorer::new(&weights, &config).unwrap();
     for windows in [&[&[1u32, 2, 3][..], &[1, 2]][..], &[&[1]], &[]] {

@@ -4,7 +4,7 @@ use crate::fixture::MemoryWeights;
 use burn::tensor::Device;
 use serde::Deserialize;
 use tapestry_eval::TokenScorer as _;
-use tapestry_model::{Batch, Llama, LlamaConfig, StreamingScorer};
+use tapestry_model::{Batch, Decoder, DecoderConfig, StreamingScorer};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -29,8 +29,8 @@ fn cases() -> Vec<Case> {
 }
 
 impl Case {
-    fn config(&self) -> LlamaConfig {
-        LlamaConfig::from_json(&self.config.to_string()).unwrap()
+    fn config(&self) -> DecoderConfig {
+        DecoderConfig::from_json(&self.config.to_string()).unwrap()
     }
 
     fn is_packed(&self) -> bool {
@@ -53,7 +53,7 @@ fn the_loss_is_the_reference_mean_over_what_counts() {
     for case in cases() {
         let weights = MemoryWeights::generate(&case.config(), case.seed);
         for device in [Device::flex(), Device::flex().autodiff()] {
-            let model = Llama::from_source(&weights, &case.config(), &device).unwrap();
+            let model = Decoder::from_source(&weights, &case.config(), &device).unwrap();
             for every in [1, 3] {
                 let counts = |at: usize| at.is_multiple_of(every);
                 let expected = case.nll.iter().flatten().enumerate().filter(|(at, _)| counts(*at)).map(|(_, nll)| nll);
@@ -85,7 +85,7 @@ fn an_untied_head_and_one_key_value_head_stream_as_they_train() {
     let case = cases().pop().unwrap();
     let weights = MemoryWeights::generate(&case.config(), case.seed);
     let windows: Vec<&[u32]> = case.windows.iter().map(Vec::as_slice).collect();
-    let model = Llama::from_source(&weights, &case.config(), &Device::flex()).unwrap();
+    let model = Decoder::from_source(&weights, &case.config(), &Device::flex()).unwrap();
     let expected = model.loss(&Batch::from_windows(&windows).unwrap()).unwrap().into_scalar::<f32>();
     let scores = StreamingScorer::new(&weights, &case.config()).unwrap().score(&windows).unwrap().concat();
     #[expect(clippy::cast_precision_loss, reason = "a small count")]

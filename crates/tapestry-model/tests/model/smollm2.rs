@@ -4,7 +4,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tapestry_eval::TokenScorer as _;
-use tapestry_model::{LlamaConfig, StreamingScorer, measure_bpb_of_dir};
+use tapestry_model::{DecoderConfig, StreamingScorer, measure_bpb_of_dir};
 use tapestry_weights::{HfDir, SafetensorsFile, adopt_gguf};
 
 #[derive(Deserialize)]
@@ -51,7 +51,7 @@ fn neighbours_and_threads_do_not_change_a_bit_of_a_real_models_scores() {
     let temporary = tempfile::tempdir().unwrap();
     let base = adopt(&temporary);
     let files = HfDir::open(&base).unwrap();
-    let config = LlamaConfig::try_from(files.shape).unwrap();
+    let config = DecoderConfig::try_from(files.shape).unwrap();
     let weights = SafetensorsFile::open(&files.weights_path).unwrap();
     let windows: Vec<Vec<u32>> = (0..10).map(|w| (0..256).map(|t| (w * 7919 + t * t * 31) % 49152).collect()).collect();
     let windows: Vec<&[u32]> = windows.iter().map(Vec::as_slice).collect();

@@ -3,7 +3,7 @@ use std::fs;
 use std::path::Path;
 use tapestry_core::{CHUNK_BYTES, Dtype, ModelManifest, TensorSpec};
 use tapestry_store::{BlobStore, StoreError, WeightsReader, chunk_digests};
-use tapestry_weights::{LlamaShape, SafetensorsFile, WeightSource as _, expected_tensors, save_safetensors};
+use tapestry_weights::{DecoderShape, SafetensorsFile, WeightSource as _, expected_tensors, save_safetensors};
 
 const CONFIG: &str = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 50000, "rms_norm_eps": 1e-5,
@@ -16,7 +16,7 @@ fn make_model(dir: &Path) -> Vec<TensorSpec> {
     fs::write(dir.join("tokenizer.json"), "{}").unwrap();
     fs::write(dir.join("generation_config.json"), "").unwrap();
     fs::write(dir.join("optimizer.bin"), "not the model").unwrap();
-    let tensors = expected_tensors(&LlamaShape::parse(CONFIG).unwrap());
+    let tensors = expected_tensors(&DecoderShape::parse(CONFIG).unwrap());
     let values = |spec: &TensorSpec| {
         let len = usize::try_from(spec.num_elements().unwrap()).unwrap();
         Ok::<_, StoreError>(content(len, spec.name.len() as u64).into_iter().map(|b| f32::from(b) - 99.5).collect())

@@ -53,7 +53,7 @@ impl Workshop {
         }
         fs::copy(&corpora.open_held_out, self.path("open.txt")).unwrap();
         let quick = corpora.quick_base.as_ref().unwrap();
-        let config = tapestry_model::LlamaConfig::tiny(quick.vocab_size);
+        let config = tapestry_model::DecoderConfig::tiny(quick.vocab_size);
         tapestry_model::init_model(&self.path("base"), &config, &quick.tokenizer, 1).unwrap();
     }
 

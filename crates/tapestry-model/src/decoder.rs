@@ -3,18 +3,17 @@
 //! Shape letters: b batch, t time, d width, v vocabulary, n = b*t.
 
 use crate::block::{matrix, vector};
-use crate::parameters::{EMBEDDING, FINAL_NORM, HEAD, Parameters, layer_name};
-use crate::{Batch, Block, LlamaConfig, ModelError};
+use crate::parameters::{EMBEDDING, FINAL_NORM, HEAD, Parameters};
+use crate::{Batch, Block, DecoderConfig, ModelError};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::path::Path;
-use std::sync::Arc;
 use tapestry_core::TensorSpec;
 use tapestry_kernels::ops;
 use tapestry_weights::{HfDir, SafetensorsModel, WeightSource, expected_tensors, save_safetensors};
 
 /// The files of a model's folder that do not change with its weights; those that exist are carried along by
-/// [`Llama::save`].
+/// [`Decoder::save`].
 const COMPANIONS: [&str; 6] = [
     "config.json",
     "generation_config.json",
@@ -24,12 +23,12 @@ const COMPANIONS: [&str; 6] = [
     "chat_template.jinja",
 ];
 
-/// A Llama model.
+/// A dense decoder-only model of one of the families of [`tapestry_weights::Family`].
 ///
-/// On a device with automatic differentiation ([`Device::autodiff`]) it can be trained: [`Llama::loss`], `backward`, then
+/// On a device with automatic differentiation ([`Device::autodiff`]) it can be trained: [`Decoder::loss`], `backward`, then
 /// [`Module::map`] over the parameters. Matrices are parameters of rank 2, norms of rank 1.
 #[derive(Module, Debug)]
-pub struct Llama {
+pub struct Decoder {
     /// `[v, d]`; also the output matrix where that is tied.
     pub embed_tokens: Param<Tensor<2>>,
     /// The decoder layers, first to last.
@@ -39,25 +38,25 @@ pub struct Llama {
     /// `[v, d]`, where the output is not tied to the embedding.
     pub lm_head: Option<Param<Tensor<2>>>,
     #[module(skip)]
-    config: LlamaConfig,
+    config: DecoderConfig,
 }
 
-impl Llama {
+impl Decoder {
     /// Loads a model's folder in Hugging Face layout. Weights of 16 bits are widened to `f32`.
     ///
     /// # Errors
     /// [`ModelError`] naming the file or tensor that is missing, of another shape, or not finite.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, ModelError> {
         let files = HfDir::open(dir)?;
-        let config = LlamaConfig::try_from(files.shape)?;
+        let config = DecoderConfig::try_from(files.shape)?;
         Self::from_source(&SafetensorsModel::open(&files.weights_path)?, &config, device)
     }
 
     /// Builds a model from weights wherever they are.
     ///
     /// # Errors
-    /// As [`Llama::load`].
-    pub fn from_source(source: &dyn WeightSource, config: &LlamaConfig, device: &Device) -> Result<Self, ModelError> {
+    /// As [`Decoder::load`].
+    pub fn from_source(source: &dyn WeightSource, config: &DecoderConfig, device: &Device) -> Result<Self, ModelError> {
         let parameters = Parameters::check(config, source)?;
         let shape = [config.vocab_size, config.hidden_size];
         let layers = (0..config.num_hidden_layers).map(|layer| Block::read(config, layer, &parameters, device));
@@ -73,7 +72,7 @@ impl Llama {
 
     /// The configuration.
     #[must_use]
-    pub const fn config(&self) -> &LlamaConfig {
+    pub const fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
@@ -84,10 +83,11 @@ impl Llama {
     pub fn loss(&self, batch: &Batch) -> Result<Tensor<1>, ModelError> {
         batch.check(&self.config)?;
         let (b, t, d) = (batch.num_windows(), batch.window(), self.config.hidden_size);
-        let plan = Arc::new(self.config.attention_plan(b, t, batch.starts()));
+        let plans = self.config.attention_plans(b, t, &batch.starts());
         let x_nd = ops::embed(self.embed_tokens.val(), batch.tokens());
-        let x_btd = self.layers.iter().fold(x_nd.reshape([b, t, d]), |x, block| block.forward(x, &plan));
-        let x_btd = ops::rms_norm(x_btd, self.norm.val(), plan.norm_eps);
+        let layers = self.layers.iter().zip(&plans);
+        let x_btd = layers.fold(x_nd.reshape([b, t, d]), |x, (block, plan)| block.forward(x, plan));
+        let x_btd = ops::rms_norm(x_btd, self.norm.val(), self.config.norm_eps());
         let head_vd = self.lm_head.as_ref().unwrap_or(&self.embed_tokens).val();
         Ok(ops::linear_cross_entropy(x_btd.reshape([b * t, d]), head_vd, batch.targets(), batch.shares()))
     }
@@ -126,13 +126,8 @@ impl Llama {
         if name == HEAD {
             return self.lm_head.as_ref().map(|head| head.val().into_data());
         }
-        self.layers.iter().enumerate().find_map(|(layer, block)| {
-            let vectors = block.vectors().into_iter();
-            let matrices = block.matrices().into_iter();
-            let vector = vectors.filter(|(part, _)| layer_name(layer, part) == name).map(|(_, v)| v.val().into_data());
-            let matrix = matrices.filter(|(part, _)| layer_name(layer, part) == name).map(|(_, m)| m.val().into_data());
-            vector.chain(matrix).next()
-        })
+        let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        self.layers.get(layer.parse::<usize>().ok()?)?.find(&self.config, part)
     }
 }
 
