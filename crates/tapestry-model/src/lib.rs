@@ -11,6 +11,7 @@
 
 mod batch;
 mod block;
+mod chat;
 #[cfg(test)]
 mod composed;
 mod config;
@@ -23,10 +24,12 @@ mod measure;
 mod parameters;
 mod sampler;
 mod streaming;
+mod text_stream;
 mod tokenizer;
 
 pub use batch::Batch;
 pub use block::Block;
+pub use chat::{ChatError, ChatTemplate, Message};
 pub use config::DecoderConfig;
 pub use decoder::Decoder;
 pub use error::ModelError;
@@ -35,6 +38,7 @@ pub use init::init_model;
 pub use measure::{measure_bpb, measure_bpb_of_dir};
 pub use sampler::{Drawn, Sampling};
 pub use streaming::{ScoreProgress, StreamingScorer};
+pub use text_stream::{StopStrings, TextStream};
 pub use tokenizer::{Encoded, Tokenizer, TokenizerError};
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Text to tokens, and how much text each token stands for.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Why a text cannot be tokenised.
@@ -58,8 +59,10 @@ pub struct Encoded {
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// Bytes of text that a token stands for, by id.
-    byte_lengths: Vec<u32>,
+    /// What each token stands for, by id; empty for ids that are not used.
+    pieces: Vec<Box<[u8]>>,
+    /// Ids that mark something instead of standing for text.
+    special_ids: BTreeSet<u32>,
     eos_id: Option<u32>,
 }
 
@@ -101,26 +104,52 @@ impl Tokenizer {
             let reason = format!("it has token id {}, and more than 2^24 are not accepted", size - 1);
             return Err(TokenizerError::Malformed { reason });
         }
-        let mut byte_lengths = vec![0; size];
+        let mut pieces = vec![Box::default(); size];
         for (token, id) in &vocabulary {
             // In a byte-level vocabulary every byte is written as one character; added tokens are written as they are.
-            let length = if added.contains_key(id) { token.len() } else { token.chars().count() };
-            byte_lengths[*id as usize] = u32::try_from(length).unwrap_or(u32::MAX);
+            let bytes = if added.contains_key(id) { token.as_bytes().into() } else { byte_level(token) };
+            pieces[*id as usize] = bytes;
         }
+        let special_ids = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
         let eos_id = EOS_NAMES.iter().find_map(|name| inner.token_to_id(name));
-        Ok(Self { inner, byte_lengths, eos_id })
+        Ok(Self { inner, pieces, special_ids, eos_id })
     }
 
     /// How many ids there are, including unused ones below the largest.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
-        self.byte_lengths.len()
+        self.pieces.len()
     }
 
     /// The token that ends a document, where the vocabulary has one under a usual name.
     #[must_use]
     pub const fn eos_id(&self) -> Option<u32> {
         self.eos_id
+    }
+
+    /// The id of a token by its text, as the vocabulary writes it.
+    #[must_use]
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Whether a token marks something (an end, a turn) instead of standing for text.
+    #[must_use]
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special_ids.contains(&id)
+    }
+
+    /// The bytes that a token stands for; none for an id that the vocabulary does not have.
+    #[must_use]
+    pub fn bytes_of(&self, id: u32) -> &[u8] {
+        self.pieces.get(id as usize).map_or(&[], |piece| piece)
+    }
+
+    /// The text of tokens; special ones are left out. Bytes that are no UTF-8 become U+FFFD.
+    #[must_use]
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let text = ids.iter().filter(|id| !self.is_special(**id)).flat_map(|id| self.bytes_of(*id)).copied();
+        String::from_utf8_lossy(&text.collect::<Vec<u8>>()).into_owned()
     }
 
     /// Tokenises a whole text, without adding special tokens.
@@ -143,7 +172,8 @@ impl Tokenizer {
             let (piece, after) = rest.split_at(self.piece_end(rest));
             let encoding = self.inner.encode_fast(piece, false);
             let encoding = encoding.map_err(|e| TokenizerError::Encode { reason: e.to_string() })?;
-            let lengths = encoding.get_ids().iter().map(|id| self.byte_lengths.get(*id as usize).copied().unwrap_or(0));
+            let lengths =
+                encoding.get_ids().iter().map(|id| u32::try_from(self.bytes_of(*id).len()).unwrap_or(u32::MAX));
             let before = encoded.byte_lengths.len();
             encoded.byte_lengths.extend(lengths);
             encoded.ids.extend(encoding.get_ids());
@@ -174,6 +204,23 @@ impl Tokenizer {
         }
         text.len()
     }
+}
+
+/// The bytes of a token in a byte-level vocabulary, where printable bytes are written as themselves and the others as the characters from
+/// U+0100 on, in their order. What is not written so (in a vocabulary of another kind) is taken as it is.
+///
+/// # Source
+/// Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.2; the table is that of the released code.
+fn byte_level(token: &str) -> Box<[u8]> {
+    let byte = |character: char| match u32::from(character) {
+        code @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => u8::try_from(code).ok(),
+        code @ 0x100..=0x120 => u8::try_from(code - 0x100).ok(),
+        code @ 0x121..=0x142 => u8::try_from(code - 0x121 + 0x7f).ok(),
+        0x143 => Some(0xad),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = token.chars().map(byte).collect();
+    bytes.unwrap_or_else(|| token.as_bytes().to_vec()).into()
 }
 
 fn check_size(found: usize) -> Result<(), TokenizerError> {

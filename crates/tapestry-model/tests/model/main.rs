@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod bpb;
+mod chat;
 mod families;
 mod fixture;
 mod folder;

@@ -1,7 +1,7 @@
 //! Tokens and the bytes that they stand for.
 
 use crate::fixture::tokenizer_json;
-use tapestry_model::{Tokenizer, TokenizerError};
+use tapestry_model::{TextStream, Tokenizer, TokenizerError};
 
 fn tokenizer() -> Tokenizer {
     Tokenizer::from_bytes(tokenizer_json().as_bytes()).unwrap()
@@ -73,4 +73,46 @@ fn broken_files_are_refused() {
     }
     let missing = Tokenizer::read(std::path::Path::new("/nonexistent/tokenizer.json"));
     assert!(matches!(missing, Err(TokenizerError::Io { .. })));
+}
+
+#[test]
+fn tokens_become_the_text_again_piece_by_piece_and_whole() {
+    let tokenizer = tokenizer();
+    let ids = tokenizer.encode(TEXT).unwrap().ids;
+    assert_eq!(tokenizer.decode(&ids), TEXT);
+    let mut stream = TextStream::default();
+    let pieces: Vec<String> = ids.iter().map(|id| stream.push(&tokenizer, *id)).collect();
+    assert_eq!(pieces.concat() + &stream.finish(), TEXT);
+    // The three bytes of a character come out together.
+    let zi = tokenizer.encode("子").unwrap().ids;
+    let mut stream = TextStream::default();
+    let pieces: Vec<String> = zi.iter().map(|id| stream.push(&tokenizer, *id)).collect();
+    assert_eq!(pieces, ["", "", "子"]);
+    // Every byte has its token, and every token its byte.
+    let all: Vec<u8> = (0..=255).collect();
+    let found: Vec<u8> = all
+        .iter()
+        .map(|byte| {
+            let mut ids =
+                (0..u32::try_from(tokenizer.vocab_size()).unwrap()).filter(|id| tokenizer.bytes_of(*id) == [*byte]);
+            let id = ids.next().unwrap();
+            assert!(ids.next().is_none());
+            tokenizer.bytes_of(id)[0]
+        })
+        .collect();
+    assert_eq!(found, all);
+}
+
+#[test]
+fn what_is_no_utf8_is_marked_and_special_tokens_are_left_out() {
+    let tokenizer = tokenizer();
+    let zi = tokenizer.encode("子").unwrap().ids;
+    let a = tokenizer.encode("a").unwrap().ids[0];
+    let ids = [zi[0], a, tokenizer.eos_id().unwrap(), zi[0], zi[1]];
+    assert_eq!(tokenizer.decode(&ids), "\u{fffd}a\u{fffd}");
+    let mut stream = TextStream::default();
+    let pieces: Vec<String> = ids.iter().map(|id| stream.push(&tokenizer, *id)).collect();
+    assert_eq!(pieces, ["", "\u{fffd}a", "", "", ""]);
+    assert_eq!(stream.finish(), "\u{fffd}");
+    assert!(tokenizer.bytes_of(1_000_000).is_empty());
 }
