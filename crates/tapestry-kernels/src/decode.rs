@@ -23,14 +23,23 @@ const FEW: usize = 4;
 pub struct KvCache {
     keys: Vec<Vec<f32>>,
     values: Vec<Vec<f32>>,
+    head_dim: usize,
     len: usize,
 }
 
 impl KvCache {
     /// An empty one.
     #[must_use]
-    pub fn new(num_kv_heads: usize) -> Self {
-        Self { keys: vec![vec![]; num_kv_heads], values: vec![vec![]; num_kv_heads], len: 0 }
+    pub fn new(num_kv_heads: usize, head_dim: usize) -> Self {
+        Self { keys: vec![vec![]; num_kv_heads], values: vec![vec![]; num_kv_heads], head_dim, len: 0 }
+    }
+
+    /// Forgets all tokens but the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        for head in self.keys.iter_mut().chain(&mut self.values) {
+            head.truncate(self.len * self.head_dim);
+        }
     }
 
     /// How many tokens it holds.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use tapestry_core::Timestamp;
 
 /// The longest template; the longest in use have about 20 KB.
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
@@ -140,6 +141,17 @@ impl ChatTemplate {
     #[must_use]
     pub fn with_date(self, year: i64, month: u32, day: u32) -> Self {
         Self { date: Some((year, month, day)), ..self }
+    }
+
+    /// [`ChatTemplate::with_date`], the day in UTC.
+    #[must_use]
+    pub fn with_date_of(self, now: Timestamp) -> Self {
+        // A timestamp is written as RFC 3339 has it: year, month and day come first.
+        let text = now.to_string();
+        let mut parts = text.split(['-', 'T']).map(str::parse::<i64>);
+        let mut next = || parts.next().and_then(Result::ok).unwrap_or(1);
+        let (year, month, day) = (next(), next(), next());
+        self.with_date(year, u32::try_from(month).unwrap_or(1), u32::try_from(day).unwrap_or(1))
     }
 
     /// The text of a conversation; with `asks`, followed by what begins the model's answer.

@@ -7,8 +7,9 @@ use crate::block::norm_order;
 use crate::layer::Layer;
 use crate::parameters::{EMBEDDING, FINAL_NORM, HEAD, Parameters};
 use crate::sampler::{Drawn, Sampler, Sampling};
-use crate::{DecoderConfig, ModelError};
+use crate::{DecoderConfig, ModelError, Tokenizer};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use tapestry_kernels::decode::{KvCache, StepPlan, attention_step, linear_rows, mlp_step};
 use tapestry_kernels::forward::{rms_norm, token_nll};
@@ -48,6 +49,14 @@ impl Sequence {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// A text that is gone on with again and again, as a conversation is: what was read is not read again.
+#[derive(Debug, Clone)]
+pub struct Session {
+    sequence: Sequence,
+    /// What the sequence holds.
+    tokens: Vec<u32>,
 }
 
 /// What to generate.
@@ -130,7 +139,9 @@ impl Generator {
     /// An empty sequence.
     #[must_use]
     pub fn sequence(&self) -> Sequence {
-        Sequence { caches: vec![KvCache::new(self.config.num_key_value_heads); self.layers.len()] }
+        Sequence {
+            caches: vec![KvCache::new(self.config.num_key_value_heads, self.config.head_dim); self.layers.len()],
+        }
     }
 
     /// Reads tokens into sequences, each its own list; returns the hidden state after each token behind the final norm, `[n, d]`,
@@ -193,16 +204,63 @@ impl Generator {
         let all: Vec<usize> = (0..prompts.len()).collect();
         let nothing = Started { sequence: self.sequence(), log_probs: vec![], logits: vec![] };
         self.read_prompts(prompts, &all, &nothing, &mut started)?;
-        let mut answers = vec![];
-        let mut open: Vec<(usize, Sequence, Vec<f32>, Sampler)> = vec![];
-        for (number, started) in started.into_iter().enumerate() {
-            let Started { sequence, log_probs, logits } = started.expect("every prompt was read");
-            answers.push(Answer { tokens: vec![], prompt_log_probs: log_probs, end: AnswerEnd::Length });
-            open.push((number, sequence, logits, Sampler::new(options.sampling, number as u64)));
+        let started: Vec<Started> = started.into_iter().map(|one| one.expect("every prompt was read")).collect();
+        self.go_on_drawing(started, options, listen).map(|(answers, _)| answers)
+    }
+
+    /// An empty session.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        Session { sequence: self.sequence(), tokens: vec![] }
+    }
+
+    /// Answers a prompt; what it shares with the beginning of the session's text is not read again. The answer has no log-probabilities of the
+    /// prompt.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`]; the session is as it was.
+    pub fn answer(
+        &self,
+        session: &mut Session,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        listen: &mut dyn FnMut(Drawn) -> ControlFlow<()>,
+    ) -> Result<Answer, ModelError> {
+        options.sampling.check()?;
+        if prompt.is_empty() {
+            return Err(ModelError::EmptyPrompt { number: 0 });
         }
-        for _ in 0..options.max_new_tokens {
+        let alike = session.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        // The last token is read in any case: its logits are what the answer begins with.
+        let kept = alike.min(prompt.len() - 1);
+        let mut sequence = session.sequence.clone();
+        sequence.caches.iter_mut().for_each(|cache| cache.truncate(kept));
+        let before = Started { sequence, log_probs: vec![], logits: vec![] };
+        let started = Started { log_probs: vec![], ..self.go_on(before, &prompt[kept..])? };
+        let (mut answers, mut sequences) = self.go_on_drawing(vec![started], options, &mut |_, drawn| listen(drawn))?;
+        let answer = answers.pop().expect("one prompt, one answer");
+        session.sequence = sequences.pop().expect("one prompt, one sequence");
+        session.tokens = prompt.iter().copied().chain(answer.tokens.iter().map(|drawn| drawn.token)).collect();
+        session.tokens.truncate(session.sequence.len());
+        Ok(answer)
+    }
+
+    /// Draws tokens after prompts that were read; the answers and what the caches hold at their ends.
+    fn go_on_drawing(
+        &self,
+        started: Vec<Started>,
+        options: &GenerateOptions,
+        listen: &mut dyn FnMut(usize, Drawn) -> ControlFlow<()>,
+    ) -> Result<(Vec<Answer>, Vec<Sequence>), ModelError> {
+        let (mut answers, mut sequences, mut open) = (vec![], vec![], vec![]);
+        for (number, Started { sequence, log_probs, logits }) in started.into_iter().enumerate() {
+            answers.push(Answer { tokens: vec![], prompt_log_probs: log_probs, end: AnswerEnd::Length });
+            sequences.push(sequence);
+            open.push((number, logits, Sampler::new(options.sampling, number as u64)));
+        }
+        for made in 1..=options.max_new_tokens {
             let mut going = vec![];
-            for (number, sequence, logits, mut sampler) in open {
+            for (number, logits, mut sampler) in open {
                 let drawn = sampler.draw(&logits)?;
                 let answer = &mut answers[number];
                 if options.end_ids.contains(&drawn.token) {
@@ -212,26 +270,27 @@ impl Generator {
                 answer.tokens.push(drawn);
                 if listen(number, drawn).is_break() {
                     answer.end = AnswerEnd::Stopped;
-                } else if sequence.len() == self.context {
-                    answer.end = AnswerEnd::Context;
-                } else {
-                    going.push((number, sequence, drawn.token, sampler));
+                } else if made < options.max_new_tokens {
+                    // Otherwise nobody wants the logits after it.
+                    match sequences[number].len() == self.context {
+                        true => answer.end = AnswerEnd::Context,
+                        false => going.push((number, drawn.token, sampler)),
+                    }
                 }
             }
-            // What was asked for is there: nobody wants the logits after the last token.
-            going.retain(|(number, ..)| answers[*number].tokens.len() < options.max_new_tokens);
             if going.is_empty() {
                 break;
             }
-            let tokens: Vec<[u32; 1]> = going.iter().map(|(_, _, token, _)| [*token]).collect();
+            let tokens: Vec<[u32; 1]> = going.iter().map(|(_, token, _)| [*token]).collect();
             let tokens: Vec<&[u32]> = tokens.iter().map(<[u32; 1]>::as_slice).collect();
-            let mut sequences: Vec<&mut Sequence> = going.iter_mut().map(|(_, sequence, ..)| sequence).collect();
-            let hidden = self.read(&mut sequences, &tokens)?;
+            let is_going = |number: usize| going.iter().any(|(going, ..)| *going == number);
+            let each = sequences.iter_mut().enumerate().filter(|(number, _)| is_going(*number));
+            let hidden = self.read(&mut each.map(|(_, sequence)| sequence).collect::<Vec<_>>(), &tokens)?;
             let logits = self.logits(&hidden);
             let rows = logits.chunks_exact(self.config.vocab_size).map(<[f32]>::to_vec);
-            open = going.into_iter().zip(rows).map(|((n, s, _, sampler), row)| (n, s, row, sampler)).collect();
+            open = going.into_iter().zip(rows).map(|((number, _, sampler), row)| (number, row, sampler)).collect();
         }
-        Ok(answers)
+        Ok((answers, sequences))
     }
 
     /// Reads the prompts `group`, which begin alike as far as `before` has read, and which are not all read yet.
@@ -286,6 +345,28 @@ impl Generator {
         }
         Ok(started)
     }
+}
+
+/// The tokens that end a text, as a model's folder names them: `eos_token_id` of `generation_config.json` and of `config.json`, and the
+/// tokenizer's own.
+///
+/// # Errors
+/// [`ModelError::Config`] where one of the files is no JSON.
+pub fn end_ids(dir: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>, ModelError> {
+    let mut ids: Vec<u32> = tokenizer.eos_id().into_iter().collect();
+    for name in ["generation_config.json", "config.json"] {
+        let Ok(text) = std::fs::read(dir.join(name)) else { continue };
+        let json: serde_json::Value = serde_json::from_slice(&text)
+            .map_err(|error| ModelError::Config { reason: format!("{name} cannot be read: {error}") })?;
+        let named = match &json["eos_token_id"] {
+            serde_json::Value::Array(ids) => ids.as_slice(),
+            other => std::slice::from_ref(other),
+        };
+        ids.extend(named.iter().filter_map(serde_json::Value::as_u64).filter_map(|id| u32::try_from(id).ok()));
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
 }
 
 /// A prompt, or the beginning of some, that was read.

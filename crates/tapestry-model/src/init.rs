@@ -24,14 +24,7 @@ const INIT_STD: f64 = 0.02;
 /// Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.3.
 pub fn init_model(dir: &Path, config: &DecoderConfig, tokenizer_json: &Path, seed: u64) -> Result<(), ModelError> {
     let tokenizer = Tokenizer::read(tokenizer_json)?;
-    if tokenizer.vocab_size() > config.vocab_size {
-        let reason = format!(
-            "the tokenizer has {} tokens, the model a vocabulary of {}",
-            tokenizer.vocab_size(),
-            config.vocab_size
-        );
-        return Err(ModelError::Config { reason });
-    }
+    tokenizer.check_fits(config)?;
     let tokenizer = std::fs::read(tokenizer_json).map_err(ModelError::io("read", tokenizer_json))?;
     std::fs::create_dir_all(dir).map_err(ModelError::io("create", dir))?;
     write_file(&dir.join("config.json"), config.to_json().as_bytes())?;

@@ -33,7 +33,7 @@ pub use chat::{ChatError, ChatTemplate, Message};
 pub use config::DecoderConfig;
 pub use decoder::Decoder;
 pub use error::ModelError;
-pub use generate::{Answer, AnswerEnd, GenerateOptions, Generator, Sequence};
+pub use generate::{Answer, AnswerEnd, GenerateOptions, Generator, Sequence, Session, end_ids};
 pub use init::init_model;
 pub use measure::{measure_bpb, measure_bpb_of_dir};
 pub use sampler::{Drawn, Sampling};

@@ -1,5 +1,6 @@
 //! Text to tokens, and how much text each token stands for.
 
+use crate::{DecoderConfig, ModelError};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -150,6 +151,30 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32]) -> String {
         let text = ids.iter().filter(|id| !self.is_special(**id)).flat_map(|id| self.bytes_of(*id)).copied();
         String::from_utf8_lossy(&text.collect::<Vec<u8>>()).into_owned()
+    }
+
+    /// Checks that a model knows every token.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`].
+    pub fn check_fits(&self, config: &DecoderConfig) -> Result<(), ModelError> {
+        if self.vocab_size() <= config.vocab_size {
+            return Ok(());
+        }
+        let (found, known) = (self.vocab_size(), config.vocab_size);
+        Err(ModelError::Config {
+            reason: format!("the tokenizer has {found} tokens, the model a vocabulary of {known}"),
+        })
+    }
+
+    /// Tokenises a prompt with what the tokenizer puts before and after a text (for some families a token that begins it).
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.inner.encode_fast(text, true);
+        let encoding = encoding.map_err(|e| TokenizerError::Encode { reason: e.to_string() })?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// Tokenises a whole text, without adding special tokens.

@@ -1,9 +1,11 @@
 //! The command line.
 
 mod charter;
+mod generate;
 mod log;
 
 pub(crate) use charter::{CharterCommand, ChoiceArg, DraftArgs, ProposeArgs};
+pub(crate) use generate::{ChatArgs, DrawArgs, GenerateArgs};
 pub(crate) use log::{CompareArgs, ExportArgs, LogCommand, ProveArgs, ShowArgs, VerifyCommand, VerifyLogArgs};
 
 use crate::logs::LogFormat;
@@ -91,6 +93,14 @@ pub(crate) enum Command {
     /// The models that a role holds.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Let a model go on from prompts.
+    ///
+    /// Prompts are given as they are: `tapestry chat` is for models that were trained on conversations.
+    Generate(GenerateArgs),
+    /// Talk with a model.
+    ///
+    /// Each line of standard input is a message; the whole conversation so far is what the model answers to.
+    Chat(ChatArgs),
     /// Train a model without a consortium.
     #[command(subcommand)]
     Train(TrainCommand),

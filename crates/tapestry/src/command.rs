@@ -7,6 +7,7 @@ pub(crate) mod charter;
 pub(crate) mod decide;
 pub(crate) mod dial;
 pub(crate) mod eval;
+pub(crate) mod generate;
 pub(crate) mod log;
 pub(crate) mod merge;
 pub(crate) mod model;

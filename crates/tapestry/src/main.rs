@@ -71,7 +71,9 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Base(command) => command::base::run(command),
         Command::DemoPoison { job } => demo::poison::run(&job),
+        Command::Chat(args) => command::generate::chat(args),
         Command::Eval(command) => command::eval::run(command),
+        Command::Generate(args) => command::generate::run(args),
         Command::Merge(args) if args.command.is_none() => command::merge::run(&args),
         Command::Train(TrainCommand::Cpt { job, child }) => command::train::cpt(&job, child),
         Command::Node(NodeCommand::Init { home, contributed, private, held_out }) => {
@@ -148,7 +150,9 @@ async fn run_async(command: Command) -> Result<()> {
         Command::Model(command) => command::model::run(command).await,
         Command::Demo(args) => demo::run(&args).await,
         Command::Base(_)
+        | Command::Chat(_)
         | Command::DemoPoison { .. }
+        | Command::Generate(_)
         | Command::Eval(_)
         | Command::Train(_)
         | Command::Node(NodeCommand::Init { .. }) => {

@@ -6,7 +6,9 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use tapestry_eval::TokenScorer as _;
-use tapestry_model::{Batch, Decoder, DecoderConfig, GenerateOptions, Generator, Sampling, StreamingScorer};
+use tapestry_model::{
+    AnswerEnd, Batch, Decoder, DecoderConfig, GenerateOptions, Generator, ModelError, Sampling, StreamingScorer,
+};
 use tapestry_weights::Family;
 
 #[derive(Deserialize)]
@@ -193,4 +195,54 @@ fn greedy_generation_is_that_of_transformers() {
             assert!((f64::from(*log_prob) - expected).abs() < 1e-4, "{name}: {log_prob} {expected}");
         }
     }
+}
+
+#[test]
+fn a_session_answers_as_if_it_read_everything_again() {
+    for (name, case, config, weights) in cases() {
+        let generator = Generator::new(&weights, &config, 64).unwrap();
+        let options = GenerateOptions { max_new_tokens: 6, sampling: Sampling::default(), end_ids: vec![] };
+        let mut session = generator.session();
+        let mut prompt = case.prompt.clone();
+        for turn in 0..4 {
+            let listen = &mut |_| ControlFlow::Continue(());
+            let answer = generator.answer(&mut session, &prompt, &options, listen).unwrap();
+            let fresh = generator.answer(&mut generator.session(), &prompt, &options, listen).unwrap();
+            let tokens = |answer: &tapestry_model::Answer| answer.tokens.iter().map(|d| d.token).collect::<Vec<_>>();
+            assert_eq!(tokens(&answer), tokens(&fresh), "{name}, turn {turn}");
+            // The next turn follows, forgets a part, or changes nothing.
+            match turn {
+                0 => prompt.extend(tokens(&answer).into_iter().chain([5, 6])),
+                1 => prompt.truncate(5),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn answers_end_where_they_must() {
+    let (_, case, config, weights) = cases().remove(0);
+    let generator = Generator::new(&weights, &config, 12).unwrap();
+    let run = |max_new_tokens, end_ids: &[u32], stop_after: usize| {
+        let options = GenerateOptions { max_new_tokens, sampling: Sampling::default(), end_ids: end_ids.to_vec() };
+        let mut heard = 0;
+        let mut listen = |_, _| {
+            heard += 1;
+            if heard == stop_after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let answer = generator.generate(&[&case.prompt], &options, &mut listen).unwrap().remove(0);
+        (answer.tokens.len(), answer.end)
+    };
+    assert_eq!(run(3, &[], 0), (3, AnswerEnd::Length));
+    assert_eq!(run(0, &[], 0), (0, AnswerEnd::Length));
+    assert_eq!(run(30, &[], 0), (6, AnswerEnd::Context), "12 tokens: 7 of the prompt, 5 read, and one more");
+    assert_eq!(run(30, &[case.greedy[2]], 0), (2, AnswerEnd::EndOfText));
+    assert_eq!(run(30, &[], 4), (4, AnswerEnd::Stopped));
+    let options = GenerateOptions { max_new_tokens: 1, sampling: Sampling::default(), end_ids: vec![] };
+    let fails =
+        |prompt: &[u32]| generator.generate(&[prompt], &options, &mut |_, _| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(fails(&[]), ModelError::EmptyPrompt { number: 0 }));
+    assert!(matches!(fails(&[1; 13]), ModelError::ContextOverflow { tokens: 13, limit: 12 }));
+    assert!(matches!(fails(&[1, 101]), ModelError::TokenOutsideVocabulary { id: 101, .. }));
 }
