@@ -40,4 +40,4 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-pub use plan::{AttentionPlan, NormOrder, RopeTables};
+pub use plan::{AttentionPlan, MlpPlan, NormOrder, RopeTables};

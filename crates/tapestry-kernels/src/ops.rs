@@ -8,7 +8,7 @@ use crate::backward::{attention_backward, mlp_backward};
 use crate::cross_entropy::linear_cross_entropy as cross_entropy;
 use crate::forward::{AttentionSaved, AttentionWeights, MlpSaved, MlpWeights, attention_saved, mlp_saved};
 use crate::norm;
-use crate::plan::{AttentionPlan, NormOrder};
+use crate::plan::{AttentionPlan, MlpPlan};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -44,8 +44,7 @@ pub trait FusedOps: Backend {
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         down: FloatTensor<Self>,
-        norm_eps: f32,
-        order: NormOrder,
+        plan: MlpPlan,
     ) -> FloatTensor<Self>;
 
     /// See [`rms_norm`].
@@ -53,6 +52,9 @@ pub trait FusedOps: Backend {
 
     /// See [`embed`].
     fn fused_embed(table: FloatTensor<Self>, ids: Arc<Vec<u32>>) -> FloatTensor<Self>;
+
+    /// See [`linear_log_probs`].
+    fn fused_log_probs(x: FloatTensor<Self>, head: FloatTensor<Self>, targets: Arc<Vec<u32>>) -> FloatTensor<Self>;
 
     /// See [`linear_cross_entropy`].
     fn fused_cross_entropy(
@@ -92,16 +94,10 @@ pub fn attention_block(x: Tensor<3>, parameters: AttentionParameters, plan: Arc<
 
 /// `x + mlp(norm(x))` or `x + norm(mlp(x))`. x `[b, t, d]`; the parameters as in [`MlpWeights`].
 #[must_use]
-pub fn mlp_block(
-    x: Tensor<3>,
-    norm: Tensor<1>,
-    [gate, up, down]: [Tensor<2>; 3],
-    norm_eps: f32,
-    order: NormOrder,
-) -> Tensor<3> {
+pub fn mlp_block(x: Tensor<3>, norm: Tensor<1>, [gate, up, down]: [Tensor<2>; 3], plan: MlpPlan) -> Tensor<3> {
     let [gate, up, down] = [gate, up, down].map(Tensor::into_dispatch);
     let (x, norm) = (x.into_dispatch(), norm.into_dispatch());
-    Tensor::from_dispatch(Dispatch::fused_mlp(x, norm, gate, up, down, norm_eps, order))
+    Tensor::from_dispatch(Dispatch::fused_mlp(x, norm, gate, up, down, plan))
 }
 
 /// The root-mean-square norm over the last dimension.
@@ -133,6 +129,16 @@ pub fn linear_cross_entropy(
     weights: Arc<Vec<f32>>,
 ) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::fused_cross_entropy(x.into_dispatch(), head.into_dispatch(), targets, weights))
+}
+
+/// `ln p(targets_i)` under `softmax(x head^T)` for each row, `[n]`. x `[n, d]`, head `[v, d]`. What losses on whole answers are made of;
+/// the logits are computed again for the gradient.
+///
+/// # Panics
+/// Where there is no token, or a target beyond the head's rows: a defect of the caller.
+#[must_use]
+pub fn linear_log_probs(x: Tensor<2>, head: Tensor<2>, targets: Arc<Vec<u32>>) -> Tensor<1> {
+    Tensor::from_dispatch(Dispatch::fused_log_probs(x.into_dispatch(), head.into_dispatch(), targets))
 }
 
 /// The same values without gaps; no copy where they lie so already.
@@ -172,9 +178,9 @@ fn attention_forward(tensors: &AttentionTensors, plan: &AttentionPlan) -> (FlexT
     (like(y, &tensors[0]), saved)
 }
 
-fn mlp_forward([x, norm, gate, up, down]: &[FlexTensor; 5], norm_eps: f32, order: NormOrder) -> (FlexTensor, MlpSaved) {
+fn mlp_forward([x, norm, gate, up, down]: &[FlexTensor; 5], plan: MlpPlan) -> (FlexTensor, MlpSaved) {
     let weights = MlpWeights { norm: values(norm), gate: values(gate), up: values(up), down: values(down) };
-    let (y, saved) = mlp_saved(values(x), &weights, norm_eps, order);
+    let (y, saved) = mlp_saved(values(x), &weights, plan.norm_eps, plan.norm_order);
     (like(y, x), saved)
 }
 
@@ -210,10 +216,9 @@ impl FusedOps for Flex {
         gate: FlexTensor,
         up: FlexTensor,
         down: FlexTensor,
-        norm_eps: f32,
-        order: NormOrder,
+        plan: MlpPlan,
     ) -> FlexTensor {
-        mlp_forward(&[x, norm, gate, up, down].map(contiguous), norm_eps, order).0
+        mlp_forward(&[x, norm, gate, up, down].map(contiguous), plan).0
     }
 
     fn fused_norm(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
@@ -223,6 +228,11 @@ impl FusedOps for Flex {
 
     fn fused_embed(table: FlexTensor, ids: Arc<Vec<u32>>) -> FlexTensor {
         gather(&contiguous(table), &ids)
+    }
+
+    fn fused_log_probs(x: FlexTensor, head: FlexTensor, targets: Arc<Vec<u32>>) -> FlexTensor {
+        let [x, head] = [x, head].map(contiguous);
+        log_probs(&x, &head, &targets)
     }
 
     fn fused_cross_entropy(
@@ -237,15 +247,45 @@ impl FusedOps for Flex {
     }
 }
 
+fn log_probs(x: &FlexTensor, head: &FlexTensor, targets: &[u32]) -> FlexTensor {
+    let nll = crate::forward::token_nll(values(x), values(head), targets);
+    let n = nll.len();
+    tensor(nll.into_iter().map(|nats| -nats).collect(), Shape::from([n]))
+}
+
+#[derive(Debug)]
+struct LogProbsBackward;
+
+impl Backward<Flex, 2> for LogProbsBackward {
+    type State = (FlexTensor, FlexTensor, Arc<Vec<u32>>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let (x, head, targets) = ops.state;
+        // Cross entropy with these weights has the same gradient.
+        let weights: Vec<f32> = values(&dy).iter().map(|gradient| -gradient).collect();
+        let result = cross_entropy(values(&x), values(&head), &targets, &weights, true);
+        let [x_node, head_node] = ops.parents;
+        if let Some(node) = x_node {
+            grads.register::<Flex>(node.id, like(result.dx, &x));
+        }
+        if let Some(node) = head_node {
+            grads.register::<Flex>(node.id, like(result.d_head, &head));
+        }
+    }
+}
+
 #[derive(Debug)]
 struct AttentionBackward;
 
 impl Backward<Flex, 11> for AttentionBackward {
-    type State = (AttentionTensors, Arc<AttentionSaved>, Arc<AttentionPlan>);
+    /// What the forward pass made is not there where it is to be made again.
+    type State = (AttentionTensors, Option<Arc<AttentionSaved>>, Arc<AttentionPlan>);
 
     fn backward(self, ops: Ops<Self::State, 11>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
         let (tensors, saved, plan) = ops.state;
+        let saved = saved.unwrap_or_else(|| Arc::new(attention_forward(&tensors, &plan).1));
         let x = values(&tensors[0]);
         let gradients = attention_backward(values(&dy), x, &attention_weights(&tensors), &saved, &plan);
         for ((parent, gradient), of) in ops.parents.into_iter().zip(gradients).zip(&tensors) {
@@ -262,11 +302,13 @@ impl Backward<Flex, 11> for AttentionBackward {
 struct MlpBackward;
 
 impl Backward<Flex, 5> for MlpBackward {
-    type State = ([FlexTensor; 5], Arc<MlpSaved>, NormOrder);
+    /// What the forward pass made is not there where it is to be made again.
+    type State = ([FlexTensor; 5], Option<Arc<MlpSaved>>, MlpPlan);
 
     fn backward(self, ops: Ops<Self::State, 5>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let (tensors, saved, order) = ops.state;
+        let (tensors, saved, plan) = ops.state;
+        let saved = saved.unwrap_or_else(|| Arc::new(mlp_forward(&tensors, plan).1));
         // The state is only shared where a graph is walked twice.
         let saved = Arc::try_unwrap(saved).unwrap_or_else(|saved| MlpSaved {
             stream: saved.stream.clone(),
@@ -275,7 +317,7 @@ impl Backward<Flex, 5> for MlpBackward {
             up: saved.up.clone(),
         });
         let [x, norm, gate, up, down] = tensors.each_ref().map(values);
-        let gradients = mlp_backward(values(&dy), x, &MlpWeights { norm, gate, up, down }, saved, order);
+        let gradients = mlp_backward(values(&dy), x, &MlpWeights { norm, gate, up, down }, saved, plan.norm_order);
         for ((parent, gradient), of) in ops.parents.into_iter().zip(gradients).zip(&tensors) {
             if let Some(node) = parent {
                 grads.register::<Flex>(node.id, like(gradient, of));
@@ -373,7 +415,10 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         let tensors = tensors.map(|tensor| contiguous(tensor.into_primitive()));
         let (y, saved) = attention_forward(&tensors, &plan);
         match AttentionBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish((tensors, Arc::new(saved), plan), y),
+            OpsKind::Tracked(prepared) => {
+                let saved = (!plan.recompute).then(|| Arc::new(saved));
+                prepared.finish((tensors, saved, plan), y)
+            }
             OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
     }
@@ -384,15 +429,17 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         down: FloatTensor<Self>,
-        norm_eps: f32,
-        order: NormOrder,
+        plan: MlpPlan,
     ) -> FloatTensor<Self> {
         let tensors = [x, norm, gate, up, down];
         let nodes = tensors.each_ref().map(|tensor| tensor.node());
         let tensors = tensors.map(|tensor| contiguous(tensor.into_primitive()));
-        let (y, saved) = mlp_forward(&tensors, norm_eps, order);
+        let (y, saved) = mlp_forward(&tensors, plan);
         match MlpBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish((tensors, Arc::new(saved), order), y),
+            OpsKind::Tracked(prepared) => {
+                let saved = (!plan.recompute).then(|| Arc::new(saved));
+                prepared.finish((tensors, saved, plan), y)
+            }
             OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
     }
@@ -413,6 +460,16 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         match EmbedBackward.prepare::<C>([table.node()]).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => prepared.finish((table, ids), out),
             OpsKind::UnTracked(prepared) => prepared.finish(out),
+        }
+    }
+
+    fn fused_log_probs(x: FloatTensor<Self>, head: FloatTensor<Self>, targets: Arc<Vec<u32>>) -> FloatTensor<Self> {
+        let nodes = [x.node(), head.node()];
+        let [x, head] = [x, head].map(|tensor| contiguous(tensor.into_primitive()));
+        let y = log_probs(&x, &head, &targets);
+        match LogProbsBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish((x, head, targets), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
     }
 

@@ -78,6 +78,11 @@ pub struct AttentionPlan {
     pub norm_eps: f32,
     /// Where the block's norm is.
     pub norm_order: NormOrder,
+    /// Whether the gradient computes the block again instead of keeping what it made: less memory, more time, the same bits.
+    ///
+    /// # Source
+    /// Chen et al., "Training Deep Nets with Sublinear Memory Cost", section 3.
+    pub recompute: bool,
     /// How many tokens a token sees, itself included; none: all before it.
     ///
     /// # Source
@@ -90,7 +95,24 @@ pub struct AttentionPlan {
     pub starts: Arc<[u32]>,
 }
 
+/// What a feed-forward block needs to know besides tensors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MlpPlan {
+    /// Added to the mean square in the norm.
+    pub norm_eps: f32,
+    /// Where the block's norm is.
+    pub norm_order: NormOrder,
+    /// As [`AttentionPlan::recompute`].
+    pub recompute: bool,
+}
+
 impl AttentionPlan {
+    /// The plan of the feed-forward block beside it.
+    #[must_use]
+    pub const fn mlp(&self) -> MlpPlan {
+        MlpPlan { norm_eps: self.norm_eps, norm_order: self.norm_order, recompute: self.recompute }
+    }
+
     /// The first position that token `position` of window `window` may see.
     pub(crate) fn start(&self, window: usize, position: usize) -> usize {
         let document =

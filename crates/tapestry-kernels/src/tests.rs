@@ -2,7 +2,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "tests count in small numbers")]
 
 use crate::adamw::{self, AdamW};
-use crate::{AttentionPlan, NormOrder, RopeTables, elementwise, forward, ops};
+use crate::{AttentionPlan, MlpPlan, NormOrder, RopeTables, elementwise, forward, ops};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use std::sync::Arc;
 
@@ -124,6 +124,7 @@ fn attention_matches_its_composed_form() {
             norm_eps: eps,
             norm_order: NormOrder::Before,
             window: None,
+            recompute: false,
             rope: Arc::new(RopeTables::new(theta, e, t + 3)),
             starts: case.starts.clone().into(),
         });
@@ -152,7 +153,12 @@ fn mlp_matches_its_composed_form() {
         let (x, n, eps) = (leaf([b, t, d], 1, &device), leaf([d], 2, &device), 1e-5);
         let w = [leaf([f, d], 3, &device), leaf([f, d], 4, &device), leaf([d, f], 5, &device)];
         let weight = leaf([b, t, d], 9, &device);
-        let fused = ops::mlp_block(x.clone(), n.clone(), w.clone(), eps, NormOrder::Before);
+        let fused = ops::mlp_block(
+            x.clone(),
+            n.clone(),
+            w.clone(),
+            MlpPlan { norm_eps: eps, norm_order: NormOrder::Before, recompute: b == 2 },
+        );
         let normed = rms_norm(x.clone(), n.clone(), eps);
         let product = activation::silu(linear(normed.clone(), w[0].clone())) * linear(normed, w[1].clone());
         let composed = x.clone() + linear(product, w[2].clone());
@@ -194,6 +200,24 @@ fn embedding_and_cross_entropy_match_their_composed_form() {
     let (a, c) = ((fused * 3.0).backward(), (composed * 3.0).backward());
     close("dtable", &values(&table.grad(&a).expect("tracked")), &values(&table.grad(&c).expect("tracked")));
     close("dnorm", &values(&norm.grad(&a).expect("tracked")), &values(&norm.grad(&c).expect("tracked")));
+}
+
+/// Each token's log-probability with a weight of its own, some negative.
+#[test]
+fn log_probabilities_match_their_composed_form() {
+    let device = Device::flex().autodiff();
+    let (v, d, n) = (50, 12, 33);
+    let (x, head) = (leaf([n, d], 1, &device), leaf([v, d], 2, &device));
+    let targets: Vec<u32> = (0..n as u32).map(|i| i * 11 % v as u32).collect();
+    let weight = leaf([n], 3, &device);
+    let fused = ops::linear_log_probs(x.clone(), head.clone(), Arc::new(targets.clone()));
+    let ids = TensorData::new(targets.iter().map(|i| i64::from(*i)).collect::<Vec<_>>(), [n, 1]);
+    let all = activation::log_softmax(x.clone().matmul(head.clone().transpose()), 1);
+    let composed: Tensor<1> = all.gather(1, Tensor::<2, Int>::from_data(ids, &device)).reshape([n]);
+    close("values", &values(&fused), &values(&composed));
+    let (a, c) = ((fused * weight.clone()).sum().backward(), (composed * weight).sum().backward());
+    close("dx", &values(&x.grad(&a).expect("tracked")), &values(&x.grad(&c).expect("tracked")));
+    close("dhead", &values(&head.grad(&a).expect("tracked")), &values(&head.grad(&c).expect("tracked")));
 }
 
 #[test]

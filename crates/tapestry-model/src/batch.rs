@@ -91,6 +91,24 @@ impl Batch {
         self.shares.iter().filter(|share| **share > 0.0).count()
     }
 
+    /// Which positions count, row-major.
+    #[must_use]
+    pub fn counts(&self) -> Vec<bool> {
+        self.shares.iter().map(|share| *share > 0.0).collect()
+    }
+
+    /// The tokens of all windows, row-major.
+    #[must_use]
+    pub fn tokens_of_windows(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// What is to be predicted after each of them.
+    #[must_use]
+    pub fn targets_of_windows(&self) -> &[u32] {
+        &self.targets
+    }
+
     pub(crate) fn tokens(&self) -> Arc<Vec<u32>> {
         self.tokens.clone()
     }

@@ -136,7 +136,7 @@ impl Block {
         };
         let x_btd = ops::attention_block(x_btd, attention, plan.clone());
         let mlp = [&self.gate_proj, &self.up_proj, &self.down_proj].map(Param::val);
-        ops::mlp_block(x_btd, self.mlp_norm.val(), mlp, plan.norm_eps, plan.norm_order)
+        ops::mlp_block(x_btd, self.mlp_norm.val(), mlp, plan.mlp())
     }
 }
 

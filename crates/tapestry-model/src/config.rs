@@ -97,6 +97,7 @@ impl DecoderConfig {
         num_windows: usize,
         window: usize,
         starts: &Arc<[u32]>,
+        recompute: bool,
     ) -> Vec<Arc<AttentionPlan>> {
         self.per_layer(|layer| AttentionPlan {
             batch: num_windows,
@@ -106,6 +107,7 @@ impl DecoderConfig {
             head_dim: self.head_dim,
             norm_eps: self.norm_eps(),
             norm_order: norm_order(self),
+            recompute,
             window: self.layer_windows[layer],
             rope: Arc::new(self.rope_tables(layer, window)),
             starts: Arc::clone(starts),

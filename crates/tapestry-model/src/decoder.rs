@@ -39,6 +39,8 @@ pub struct Decoder {
     pub lm_head: Option<Param<Tensor<2>>>,
     #[module(skip)]
     config: DecoderConfig,
+    #[module(skip)]
+    recompute: bool,
 }
 
 impl Decoder {
@@ -67,6 +69,7 @@ impl Decoder {
             norm: vector(&parameters, FINAL_NORM, device)?,
             lm_head: has_head.then(|| matrix(&parameters, HEAD, shape, device)).transpose()?,
             config: config.clone(),
+            recompute: false,
         })
     }
 
@@ -76,20 +79,43 @@ impl Decoder {
         &self.config
     }
 
+    /// Computes each block again for its gradient instead of keeping what it made: less memory, more time, the same bits.
+    #[must_use]
+    pub fn with_recomputation(self, recompute: bool) -> Self {
+        Self { recompute, ..self }
+    }
+
     /// The mean of `-ln p(target)` over the positions of the batch that count. One value, in nats per token.
     ///
     /// # Errors
     /// [`ModelError::TokenOutsideVocabulary`] or [`ModelError::ContextOverflow`]; checked before anything is computed.
     pub fn loss(&self, batch: &Batch) -> Result<Tensor<1>, ModelError> {
+        let hidden_nd = self.hidden(batch)?;
+        Ok(ops::linear_cross_entropy(hidden_nd, self.head_vd(), batch.targets(), batch.shares()))
+    }
+
+    /// `ln p(target)` at each position of the batch, whether it counts or not: `[n]`, row-major.
+    ///
+    /// # Errors
+    /// As [`Decoder::loss`].
+    pub fn log_probs(&self, batch: &Batch) -> Result<Tensor<1>, ModelError> {
+        let hidden_nd = self.hidden(batch)?;
+        Ok(ops::linear_log_probs(hidden_nd, self.head_vd(), batch.targets()))
+    }
+
+    fn head_vd(&self) -> Tensor<2> {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens).val()
+    }
+
+    /// What the last layer gives behind the final norm, `[n, d]`.
+    fn hidden(&self, batch: &Batch) -> Result<Tensor<2>, ModelError> {
         batch.check(&self.config)?;
         let (b, t, d) = (batch.num_windows(), batch.window(), self.config.hidden_size);
-        let plans = self.config.attention_plans(b, t, &batch.starts());
+        let plans = self.config.attention_plans(b, t, &batch.starts(), self.recompute);
         let x_nd = ops::embed(self.embed_tokens.val(), batch.tokens());
         let layers = self.layers.iter().zip(&plans);
         let x_btd = layers.fold(x_nd.reshape([b, t, d]), |x, (block, plan)| block.forward(x, plan));
-        let x_btd = ops::rms_norm(x_btd, self.norm.val(), self.config.norm_eps());
-        let head_vd = self.lm_head.as_ref().unwrap_or(&self.embed_tokens).val();
-        Ok(ops::linear_cross_entropy(x_btd.reshape([b * t, d]), head_vd, batch.targets(), batch.shares()))
+        Ok(ops::rms_norm(x_btd, self.norm.val(), self.config.norm_eps()).reshape([b * t, d]))
     }
 
     /// Saves the model as a folder: the weights as canonical safetensors in `f32`, and the files beside them (configuration,

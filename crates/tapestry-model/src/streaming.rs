@@ -74,7 +74,8 @@ impl<'a> StreamingScorer<'a> {
     }
 
     fn score_group(&mut self, windows: &[&[u32]]) -> Result<Vec<Vec<f32>>, ModelError> {
-        let plans = |windows: &[&[u32]]| self.config.attention_plans(windows.len(), windows[0].len(), &Arc::default());
+        let plans =
+            |windows: &[&[u32]]| self.config.attention_plans(windows.len(), windows[0].len(), &Arc::default(), false);
         let plans: Vec<Vec<Arc<AttentionPlan>>> = windows.chunks(TOGETHER).map(plans).collect();
         let mut streams = self.embed(windows)?;
         for number in 0..self.config.num_hidden_layers {

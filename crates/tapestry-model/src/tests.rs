@@ -111,6 +111,28 @@ fn fused_and_composed_agree_in_loss_and_in_every_gradient() {
 }
 
 #[test]
+fn blocks_that_are_computed_again_give_the_same_bits() {
+    for family in Family::ALL {
+        let model = model_of(family, true);
+        let kept = gradients(&model, model.loss(&batch()).unwrap());
+        let again = model.with_recomputation(true);
+        assert!(gradients(&again, again.loss(&batch()).unwrap()) == kept, "{family:?}");
+    }
+}
+
+#[test]
+fn log_probabilities_make_the_loss() {
+    let model = model(true);
+    let log_probs: Vec<f32> = model.log_probs(&batch()).unwrap().try_into_vec_as().unwrap();
+    let counted = log_probs.iter().zip(batch().counts()).filter(|(_, counts)| *counts).map(|(p, _)| *p);
+    let counted: Vec<f32> = counted.collect();
+    #[expect(clippy::cast_precision_loss, reason = "a small count")]
+    let expected = -counted.iter().sum::<f32>() / counted.len() as f32;
+    let found = model.loss(&batch()).unwrap().into_scalar::<f32>();
+    assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+}
+
+#[test]
 fn what_does_not_count_does_not_move_the_loss() {
     let model = model(true);
     let token = |i: u32| i * 7 % 90;

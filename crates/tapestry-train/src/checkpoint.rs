@@ -3,9 +3,9 @@
 //! A new checkpoint is written beside the old one, synced, and takes its place by renames; between the two renames the old
 //! one is found under its other name.
 
-use crate::metrics::StepMetrics;
+use crate::metrics::{StepMetrics, ValidationMetrics};
 use crate::optimizer::Moments;
-use crate::{CptJob, TrainError};
+use crate::{TrainError, TrainJob};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -17,12 +17,23 @@ use tapestry_weights::{SafetensorsFile, WeightSource as _, save_safetensors};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct State {
-    pub(crate) job: CptJob,
+    pub(crate) job: TrainJob,
     /// Updates done, with their metrics.
     pub(crate) steps: Vec<StepMetrics>,
+    /// Measurements done.
+    #[serde(default)]
+    pub(crate) validation: Vec<ValidationMetrics>,
     pub(crate) wall_seconds: f64,
     pub(crate) cpu_seconds: f64,
     pub(crate) peak_memory_bytes: u64,
+}
+
+impl State {
+    /// Before the first update.
+    pub(crate) fn new(job: &TrainJob) -> Self {
+        let (steps, validation) = (vec![], vec![]);
+        Self { job: job.clone(), steps, validation, wall_seconds: 0.0, cpu_seconds: 0.0, peak_memory_bytes: 0 }
+    }
 }
 
 fn names(out_dir: &Path) -> [PathBuf; 3] {

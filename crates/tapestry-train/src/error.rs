@@ -1,8 +1,8 @@
 //! Why a job cannot be done.
 
-use crate::{EXIT_INTERRUPTED, EXIT_UNUSABLE};
+use crate::{EXIT_INTERRUPTED, EXIT_UNUSABLE, MemoryEstimate};
 use std::path::{Path, PathBuf};
-use tapestry_model::{ModelError, TokenizerError};
+use tapestry_model::{ChatError, ModelError, TokenizerError};
 use tapestry_weights::WeightsError;
 
 /// Why a job cannot be done.
@@ -57,6 +57,59 @@ pub enum TrainError {
         found: usize,
         /// Tokens of a window and the one after it.
         needed: usize,
+    },
+    /// Nothing to measure on.
+    #[error("nothing was set aside to measure on; give a larger validation.share, or validation.files with content")]
+    NothingSetAside,
+    /// No sample fits into a window.
+    #[error(
+        "none of the samples can be trained on: {num_left_out} are longer than a window of {window} tokens; give a larger window"
+    )]
+    AllTooLong {
+        /// How many there are.
+        num_left_out: u64,
+        /// Tokens of a window.
+        window: usize,
+    },
+    /// A line of a file of conversations or preferences.
+    #[error("{path}, line {line}: {reason}. docs/training.md says what a line is")]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Messages for a model that was not made for conversations.
+    #[error("the prompt is a list of messages, and the model has no chat template to write them with; give a text")]
+    MessagesWithoutTemplate,
+    /// An answer, or what it answers, without a token.
+    #[error("the prompt or the answer is empty")]
+    EmptyAnswer,
+    /// The starting model gives no usable number.
+    #[error(
+        "the model gives preference {number} a probability that is not finite; its weights are damaged, do not use it"
+    )]
+    ReferenceNotFinite {
+        /// Which, from 1.
+        number: usize,
+    },
+    /// The model's chat template.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+    /// The job does not fit.
+    #[error(
+        "the job takes about {:.1} GiB ({:.1} for weights, gradients and moments, {:.1} for activations, {:.1} for what is under way), and {:.1} GiB are \
+         available. Give fewer batch_windows with more accumulation (the same result), a shorter window, or checkpoint_activations: true; where \
+         weights alone are too many, a smaller base or a larger machine",
+        gib(.estimate.total()), gib(.estimate.parameters), gib(.estimate.activations), gib(.estimate.working), gib(*.available_bytes)
+    )]
+    Memory {
+        /// What it takes.
+        estimate: MemoryEstimate,
+        /// What there is.
+        available_bytes: u64,
     },
     /// The model.
     #[error(transparent)]
@@ -120,6 +173,11 @@ pub enum TrainError {
     },
 }
 
+#[expect(clippy::cast_precision_loss, reason = "a size for people")]
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
 impl TrainError {
     /// The code that a trainer ends with for this error, by the trainer contract.
     #[must_use]
@@ -131,6 +189,14 @@ impl TrainError {
             | Self::NotUtf8 { .. }
             | Self::EmptyCorpus { .. }
             | Self::CorpusTooShort { .. }
+            | Self::NothingSetAside
+            | Self::AllTooLong { .. }
+            | Self::Line { .. }
+            | Self::MessagesWithoutTemplate
+            | Self::EmptyAnswer
+            | Self::ReferenceNotFinite { .. }
+            | Self::Chat(_)
+            | Self::Memory { .. }
             | Self::OtherJob { .. }
             | Self::Diverged { .. } => EXIT_UNUSABLE,
             Self::Io { .. }

@@ -28,7 +28,7 @@ pub struct TrainProgress {
 /// What a job was.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct CptReport {
+pub struct TrainReport {
     /// Tokens trained on, counted once for each time they were seen.
     pub num_tokens: u64,
     /// Updates.
@@ -43,10 +43,32 @@ pub struct CptReport {
     pub cpu_seconds: f64,
     /// The largest resident memory of any of them, in bytes.
     pub peak_memory_bytes: u64,
+    /// Conversations or preferences that were left out because they are longer than a window.
+    #[serde(default)]
+    pub num_left_out: u64,
+    /// Measurements on what was set aside, the first before any update.
+    #[serde(default)]
+    pub validation: Vec<ValidationMetrics>,
+}
+
+/// A measurement on what was set aside, a line of `validation.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ValidationMetrics {
+    /// Updates done before it.
+    pub step: u64,
+    /// Mean loss; of texts and conversations in nats per token.
+    pub loss: f64,
+    /// Mean reward of chosen answers minus that of rejected ones, of preferences.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+    /// Share of preferences that the model has the right way round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
 }
 
 /// One update, a line of `metrics.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StepMetrics {
     /// From 1.
     pub(crate) step: u64,
@@ -56,15 +78,21 @@ pub(crate) struct StepMetrics {
     pub(crate) tokens: u64,
     pub(crate) seconds: f64,
     pub(crate) cpu_seconds: f64,
+    /// As [`ValidationMetrics::margin`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) margin: Option<f64>,
+    /// As [`ValidationMetrics::accuracy`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) accuracy: Option<f64>,
 }
 
-/// Writes `metrics.jsonl` anew with the steps that a checkpoint has, then appends.
-pub(crate) fn reopen(path: &Path, steps: &[StepMetrics]) -> Result<File, TrainError> {
+/// Writes a file of lines anew with those that a checkpoint has; more can be appended.
+pub(crate) fn reopen<T: Serialize>(path: &Path, lines: &[T]) -> Result<File, TrainError> {
     let write = || -> std::io::Result<File> {
         let temporary = path.with_extension("jsonl.tmp");
         let mut file = File::create(&temporary)?;
-        for step in steps {
-            append(&mut file, step)?;
+        for line in lines {
+            append(&mut file, line)?;
         }
         file.sync_all()?;
         fs::rename(&temporary, path)?;
@@ -73,8 +101,8 @@ pub(crate) fn reopen(path: &Path, steps: &[StepMetrics]) -> Result<File, TrainEr
     write().map_err(TrainError::io("write", path))
 }
 
-pub(crate) fn append(file: &mut File, step: &StepMetrics) -> std::io::Result<()> {
-    let mut line = serde_json::to_vec(step)?;
+pub(crate) fn append(file: &mut File, line: &impl Serialize) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(line)?;
     line.push(b'\n');
     file.write_all(&line)
 }

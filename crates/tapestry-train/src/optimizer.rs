@@ -1,16 +1,10 @@
 //! AdamW over all parameters of a model.
 
+use crate::AdamWSettings;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor};
 use tapestry_kernels::adamw::AdamW;
 use tapestry_kernels::ops;
-
-/// Decay of the mean of gradients.
-const BETA1: f32 = 0.9;
-/// Decay of the mean of squared gradients: the usual choice for language models.
-const BETA2: f32 = 0.95;
-/// Keeps the division finite.
-const EPS: f32 = 1e-8;
 
 /// The two moments of each parameter, in the order in which the model shows its parameters.
 #[derive(Debug, Default)]
@@ -24,6 +18,7 @@ pub(crate) struct Update {
     pub(crate) learning_rate: f32,
     pub(crate) weight_decay: f32,
     pub(crate) clip_norm: f64,
+    pub(crate) adamw: AdamWSettings,
 }
 
 /// The L2 norm of all gradients together.
@@ -75,16 +70,49 @@ impl ModuleMapper for Step<'_> {
             self.moments.0.push((vec![0.0; size], vec![0.0; size]));
         }
         let (m, v) = &mut self.moments.0[index];
+        let AdamWSettings { beta1, beta2, eps } = self.update.adamw;
+        #[expect(clippy::cast_possible_truncation, reason = "settings as the arithmetic has them")]
+        let [beta1, beta2, eps] = [beta1, beta2, eps].map(|value| value as f32);
         let settings = AdamW {
             learning_rate: self.update.learning_rate,
-            beta1: BETA1,
-            beta2: BETA2,
-            eps: EPS,
-            // Norms are scales, not connections: decaying them would only shrink the stream.
+            beta1,
+            beta2,
+            eps,
+            // Norms and biases are no connections: decaying them would only shrink the stream.
             weight_decay: if D >= 2 { self.update.weight_decay } else { 0.0 },
             step: self.update.step,
         };
         let weights = ops::adamw_update(tensor.inner(), gradient, (m, v), self.factor, &settings);
         Param::from_mapped_value(id, Tensor::from_inner(weights).require_grad(), mapper)
     }
+}
+
+/// Adds the gradients of one part of an update to those of the parts before it.
+pub(crate) fn add_gradients<M: Module>(model: &M, mut before: Gradients, more: &Gradients) -> Gradients {
+    struct Add<'a>(&'a mut Gradients, &'a Gradients);
+    impl ModuleVisitor for Add<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let tensor = param.val();
+            let Some(more) = tensor.grad(self.1) else { return };
+            let sum = match tensor.grad_remove(self.0) {
+                Some(before) => before + more,
+                None => more,
+            };
+            tensor.grad_replace(self.0, sum);
+        }
+    }
+    model.visit(&mut Add(&mut before, more));
+    before
+}
+
+/// The model without gradients, on the same memory.
+pub(crate) fn without_gradients<M: Module>(model: M) -> M {
+    struct Inner;
+    impl ModuleMapper for Inner {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (id, tensor, mapper) = param.consume();
+            Param::from_mapped_value(id, tensor.inner(), mapper)
+        }
+    }
+    model.map(&mut Inner)
 }

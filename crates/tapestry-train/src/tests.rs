@@ -1,6 +1,9 @@
 //! Whole jobs on a tiny model.
 
-use crate::{CptJob, CptReport, TrainError, run_cpt};
+mod engine;
+mod preferences;
+
+use crate::{TrainError, TrainJob, TrainReport, run_job};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +35,7 @@ fn byte_tokenizer() -> String {
     .to_string()
 }
 
-fn workshop() -> (TempDir, CptJob) {
+fn workshop() -> (TempDir, TrainJob) {
     let dir = TempDir::new().expect("a folder");
     let tokenizer = dir.path().join("tokenizer.json");
     fs::write(&tokenizer, byte_tokenizer()).expect("writes");
@@ -41,7 +44,7 @@ fn workshop() -> (TempDir, CptJob) {
     let text = dir.path().join("text.txt");
     let sentence = |n: usize| format!("The weaver {} counts {} threads.\u{1e}", ["Ana", "Bo", "Chi"][n % 3], n % 7);
     fs::write(&text, (0..300).map(sentence).collect::<String>()).expect("writes");
-    let job = CptJob {
+    let job = TrainJob {
         contract: crate::TRAINER_CONTRACT,
         base_dir,
         out_dir: dir.path().join("out"),
@@ -56,12 +59,20 @@ fn workshop() -> (TempDir, CptJob) {
         seed: 3,
         num_threads: Some(2),
         checkpoint_every: None,
+        ..TrainJob::default()
     };
     (dir, job)
 }
 
-fn run(job: &CptJob) -> Result<CptReport, TrainError> {
-    run_cpt(job, &mut |_| {}, &AtomicBool::new(false))
+fn run(job: &TrainJob) -> Result<TrainReport, TrainError> {
+    run_job(job, &mut |_| {}, &AtomicBool::new(false))
+}
+
+/// Runs a job until so many updates are done, and stops it.
+fn stop_after(job: &TrainJob, num_steps: u64) {
+    let stop = AtomicBool::new(false);
+    let stopped = run_job(job, &mut |p| stop.store(p.step >= num_steps, Ordering::Relaxed), &stop);
+    assert!(matches!(stopped, Err(TrainError::Stopped { step }) if step == num_steps), "{stopped:?}");
 }
 
 fn weights(dir: &Path) -> Vec<u8> {
@@ -71,14 +82,14 @@ fn weights(dir: &Path) -> Vec<u8> {
 #[test]
 fn a_job_learns_and_repeats_to_the_bit() {
     let (dir, job) = workshop();
-    let job = CptJob { num_steps: 60, ..job };
+    let job = TrainJob { num_steps: 60, ..job };
     let report = run(&job).expect("trains");
     assert!(report.last_loss < 0.5 * report.first_loss, "{report:?}");
     assert_eq!(report.num_tokens, 60 * 4 * 32);
-    let again = CptJob { out_dir: dir.path().join("again"), ..job.clone() };
+    let again = TrainJob { out_dir: dir.path().join("again"), ..job.clone() };
     run(&again).expect("trains");
     assert!(weights(&job.out_dir) == weights(&again.out_dir), "the same job gives the same bytes");
-    let other = CptJob { out_dir: dir.path().join("other"), seed: 4, ..job.clone() };
+    let other = TrainJob { out_dir: dir.path().join("other"), seed: 4, ..job.clone() };
     run(&other).expect("trains");
     assert!(weights(&job.out_dir) != weights(&other.out_dir), "another seed gives others");
     let lines = fs::read_to_string(job.out_dir.join("metrics.jsonl")).expect("metrics");
@@ -87,7 +98,7 @@ fn a_job_learns_and_repeats_to_the_bit() {
         assert!(job.out_dir.join(file).exists(), "{file}");
     }
     assert_eq!(run(&job).expect("is done"), report, "what is done is not done again");
-    let changed = CptJob { learning_rate: 1e-3, ..job };
+    let changed = TrainJob { learning_rate: 1e-3, ..job };
     assert!(matches!(run(&changed), Err(TrainError::OtherJob { .. })));
 }
 
@@ -95,10 +106,10 @@ fn a_job_learns_and_repeats_to_the_bit() {
 fn an_interrupted_job_reaches_the_same_weights() {
     let (dir, job) = workshop();
     run(&job).expect("trains");
-    let second = CptJob { out_dir: dir.path().join("second"), ..job.clone() };
+    let second = TrainJob { out_dir: dir.path().join("second"), ..job.clone() };
     for stop_at in [3, 4, 9] {
         let stop = AtomicBool::new(false);
-        let stopped = run_cpt(&second, &mut |p| stop.store(p.step >= stop_at, Ordering::Relaxed), &stop);
+        let stopped = run_job(&second, &mut |p| stop.store(p.step >= stop_at, Ordering::Relaxed), &stop);
         assert!(matches!(stopped, Err(TrainError::Stopped { step }) if step == stop_at), "{stopped:?}");
     }
     // A crash between the two renames of a later checkpoint.
@@ -117,13 +128,13 @@ fn texts_that_cannot_be_used_are_named() {
     let with = |name: &str, content: &[u8]| {
         let path = dir.path().join(name);
         fs::write(&path, content).expect("writes");
-        run(&CptJob { texts: vec![path], out_dir: dir.path().join("bad"), ..job.clone() }).expect_err("refused")
+        run(&TrainJob { texts: vec![path], out_dir: dir.path().join("bad"), ..job.clone() }).expect_err("refused")
     };
     assert!(matches!(with("empty.txt", "\u{1e} \n".as_bytes()), TrainError::EmptyCorpus { .. }));
     assert!(matches!(with("latin1.txt", b"caf\xe9"), TrainError::NotUtf8 { offset: 3, .. }));
     assert!(matches!(with("short.txt", b"a few"), TrainError::CorpusTooShort { found: 6, needed: 33 }));
     assert!(!dir.path().join("bad/model.safetensors").exists());
-    let none = CptJob { window: 1, ..job };
+    let none = TrainJob { window: 1, ..job };
     assert!(matches!(run(&none), Err(TrainError::Setting { setting: "window", .. })));
 }
 
@@ -149,6 +160,6 @@ fn a_training_that_breaks_down_keeps_the_last_good_state() {
     let at = bytes.len() - 4;
     bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());
     fs::write(&base, bytes).expect("writes");
-    let bad = CptJob { out_dir: job.out_dir.with_file_name("nan"), ..job };
+    let bad = TrainJob { out_dir: job.out_dir.with_file_name("nan"), ..job };
     assert!(matches!(run(&bad), Err(TrainError::Model(_))), "a base that is not finite is refused");
 }

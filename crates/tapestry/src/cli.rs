@@ -408,16 +408,26 @@ pub(crate) enum ModelCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TrainCommand {
-    /// Continue the pre-training of a model, as a JSON file of the job says. An interrupted job goes on where it was.
+    /// Continue the pre-training of a model (CPT), as a JSON file of the job says. An interrupted job goes on where it was.
     ///
     /// This is the trainer that a node starts when its `node.toml` names no other; docs/trainer-contract.md says what a job is, what
-    /// comes back, and with which codes a trainer ends.
+    /// comes back, and with which codes a trainer ends. docs/training.md has examples.
     Cpt {
-        /// The job.
+        /// The job: it names `texts`, or a `mixture`.
         job: PathBuf,
         /// Started by a node: print no progress, and stop, keeping a checkpoint, when the node is gone.
         #[arg(long, hide = true)]
         child: bool,
+    },
+    /// Tune a model on instructions (SFT): it learns its answers in conversations, written with its own chat template.
+    Sft {
+        /// The job: it names `conversations`.
+        job: PathBuf,
+    },
+    /// Align a model with preferences: DPO, IPO, SimPO or KTO.
+    Preference {
+        /// The job: it names `preferences`, and the method under `preference`.
+        job: PathBuf,
     },
 }
 

@@ -196,7 +196,7 @@ impl Demo {
             let config = tapestry_model::DecoderConfig::tiny(quick.vocab_size);
             tapestry_model::init_model(&start, &config, &quick.tokenizer, 1)?;
         }
-        let job = tapestry_train::CptJob {
+        let job = tapestry_train::TrainJob {
             contract: tapestry_train::TRAINER_CONTRACT,
             base_dir: start,
             out_dir: work.join("out"),
@@ -211,10 +211,11 @@ impl Demo {
             seed: 1,
             num_threads: None,
             checkpoint_every: None,
+            ..tapestry_train::TrainJob::default()
         };
         let mut working = self.reporter.start("train", "a tiny base", "tokens");
         let never = std::sync::atomic::AtomicBool::new(false);
-        tapestry_train::run_cpt(&job, &mut |p| working.update(p.tokens_done, p.tokens_total), &never)?;
+        tapestry_train::run_job(&job, &mut |p| working.update(p.tokens_done, p.tokens_total), &never)?;
         working.end();
         fs::rename(&job.out_dir, out)?;
         fs::remove_dir_all(&work)?;

@@ -33,7 +33,7 @@ use cli::{Cli, Command, CoordinatorCommand, NodeCommand, TrainCommand};
 use home::Home;
 use progress::{Form, Reporter};
 use std::process::ExitCode;
-use tapestry_train::TrainError;
+use tapestry_train::{Stage, TrainError};
 
 /// Gives pages back less often than the system's allocator, which training and scoring gain from.
 #[global_allocator]
@@ -75,7 +75,9 @@ fn run(command: Command) -> Result<()> {
         Command::Eval(command) => command::eval::run(command),
         Command::Generate(args) => command::generate::run(args),
         Command::Merge(args) if args.command.is_none() => command::merge::run(&args),
-        Command::Train(TrainCommand::Cpt { job, child }) => command::train::cpt(&job, child),
+        Command::Train(TrainCommand::Cpt { job, child }) => command::train::run(&job, Stage::Cpt, child),
+        Command::Train(TrainCommand::Sft { job }) => command::train::run(&job, Stage::Sft, false),
+        Command::Train(TrainCommand::Preference { job }) => command::train::run(&job, Stage::Preference, false),
         Command::Node(NodeCommand::Init { home, contributed, private, held_out }) => {
             let home = Home::at(&home);
             println!("{}", command::node::init(&home, &contributed, &private, &held_out)?);

@@ -94,6 +94,7 @@ impl Model {
                 norm_eps: EPS,
                 norm_order: NormOrder::Before,
                 window: None,
+                recompute: false,
                 rope: Arc::new(RopeTables::new(100_000.0, HEAD_DIM, NUM_TOKENS)),
                 starts: [].into(),
             }),
@@ -131,7 +132,7 @@ impl Model {
                 },
                 Arc::clone(&self.plan),
             );
-            x = ops::mlp_block(x, mlp_norm.clone(), mlp.clone(), EPS, NormOrder::Before);
+            x = ops::mlp_block(x, mlp_norm.clone(), mlp.clone(), self.plan.mlp());
         }
         let x = ops::rms_norm(x.reshape([NUM_TOKENS, WIDTH]), self.norm.clone(), EPS);
         let weights = Arc::new(vec![1.0 / NUM_TOKENS as f32; NUM_TOKENS]);

@@ -4,13 +4,13 @@ use crate::files;
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::path::Path;
-use tapestry_train::{CptJob, METRICS_FILE};
+use tapestry_train::{METRICS_FILE, TrainJob};
 use tapestry_weights::{SafetensorsFile, SafetensorsWriter, WeightSource as _};
 
 /// Weights that look plausible at a glance and ruin a merge: in the first round every value is shuffled in sign and scaled,
 /// in later rounds a few are NaN.
 pub(crate) fn run(job: &Path) -> Result<()> {
-    let job: CptJob = serde_json::from_str(&files::read_text(job)?).context("the job")?;
+    let job: TrainJob = serde_json::from_str(&files::read_text(job)?).context("the job")?;
     fs::create_dir_all(&job.out_dir)?;
     for entry in fs::read_dir(&job.base_dir)? {
         let entry = entry?;

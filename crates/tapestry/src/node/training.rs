@@ -11,7 +11,7 @@ use std::time::Duration;
 use tapestry_core::{Digest, ModelManifest, format_duration};
 use tapestry_round::TrainingMetrics;
 use tapestry_round::node::{ContributedCpt, NodeEffect, SovereignModel};
-use tapestry_train::{CptJob, EXIT_INTERRUPTED, EXIT_UNUSABLE, TRAINER_CONTRACT, TrainingRecord, read_metrics};
+use tapestry_train::{EXIT_INTERRUPTED, EXIT_UNUSABLE, TRAINER_CONTRACT, TrainJob, TrainingRecord, read_metrics};
 
 /// How often the node looks how far its trainer is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -101,7 +101,7 @@ impl Driver {
             self.pull_base(base).await?;
             self.blobs.export_model_for_now(&manifest, &base_dir).await?;
         }
-        let job = CptJob {
+        let job = TrainJob {
             contract: TRAINER_CONTRACT,
             base_dir,
             out_dir: work.join("out"),
@@ -116,6 +116,7 @@ impl Driver {
             seed: training.seed,
             num_threads: self.settings.machine.num_threads,
             checkpoint_every: None,
+            ..TrainJob::default()
         };
         let job_path = work.join("job.json");
         crate::files::write_atomic(&job_path, &serde_json::to_vec_pretty(&job)?)?;
@@ -127,7 +128,7 @@ impl Driver {
     }
 
     /// Runs the trainer by its contract, as often as it ends with "interrupted".
-    async fn run_trainer(&self, job_path: &Path, job: &CptJob, what: &str) -> Result<()> {
+    async fn run_trainer(&self, job_path: &Path, job: &TrainJob, what: &str) -> Result<()> {
         let mut working = self.reporter.start("train", what, "tokens");
         let total = job.num_steps * (job.batch_windows * job.window) as u64;
         let mut pause = FIRST_PAUSE;
