@@ -1,8 +1,10 @@
 //! Text to tokens, and how much text each token stands for.
 
 use crate::{DecoderConfig, ModelError};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use tokenizers::{NormalizedString, Normalizer as _, NormalizerWrapper};
 
 /// Why a text cannot be tokenised.
 #[derive(Debug, thiserror::Error)]
@@ -177,7 +179,8 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Tokenises a whole text, without adding special tokens.
+    /// Tokenises a whole text, without adding special tokens. Where the tokenizer brings text into one of Unicode's forms (Qwen's NFC), the tokens
+    /// stand for the bytes of that form.
     ///
     /// # Errors
     /// [`TokenizerError::NotByteLevel`] where the tokens do not stand for exactly the bytes of the text.
@@ -191,8 +194,10 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`], for the part that was looked at.
     pub fn encode_first(&self, text: &str, num_tokens: usize) -> Result<Encoded, TokenizerError> {
+        // A tokenizer that brings a text into one of Unicode's forms stands for the text in that form.
+        let normalized = self.normalized(text)?;
         let mut encoded = Encoded::default();
-        let mut rest = text;
+        let mut rest = normalized.as_ref();
         while !rest.is_empty() && encoded.ids.len() < num_tokens {
             let (piece, after) = rest.split_at(self.piece_end(rest));
             let encoding = self.inner.encode_fast(piece, false);
@@ -209,6 +214,17 @@ impl Tokenizer {
             rest = after;
         }
         Ok(encoded)
+    }
+
+    /// The text in the form of Unicode that the tokenizer brings it into.
+    fn normalized<'t>(&self, text: &'t str) -> Result<Cow<'t, str>, TokenizerError> {
+        // Unicode's canonical form means the same text; what else may be done to a text would not.
+        let Some(normalizer @ NormalizerWrapper::NFC(_)) = self.inner.get_normalizer() else {
+            return Ok(Cow::Borrowed(text));
+        };
+        let mut normalized = NormalizedString::from(text);
+        normalizer.normalize(&mut normalized).map_err(|e| TokenizerError::Encode { reason: e.to_string() })?;
+        Ok(Cow::Owned(normalized.get().to_owned()))
     }
 
     /// Where to cut so that the pieces give the same tokens as the whole.

@@ -1,5 +1,8 @@
 //! From a GGUF file to a model in Hugging Face layout, in 32-bit floats.
 
+mod tokenizer;
+
+use crate::gguf::names::{gguf_name, is_interleaved, separate_halves};
 use crate::gguf::{GgufFile, GgufTensor, Value};
 use crate::{DecoderShape, Family, RopeScaling, SafetensorsWriter, WeightsError, expected_tensors, f32_to_bytes};
 use serde_json::{Value as Json, json};
@@ -7,6 +10,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use tapestry_core::TensorSpec;
+use tokenizer::{tokenizer, tokenizer_config};
 
 /// What was adopted.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,7 +45,7 @@ pub fn adopt_gguf(
     let tokens = file.get_texts("tokenizer.ggml.tokens")?;
     write("config.json", &config(&file, &shape))?;
     write("tokenizer.json", &tokenizer(&file, &tokens)?)?;
-    write("tokenizer_config.json", &tokenizer_config(&file, &tokens)?)?;
+    write("tokenizer_config.json", &tokenizer_config(&file, &tokens, shape.max_position_embeddings)?)?;
     write("generation_config.json", &generation_config(&file))?;
     write_synced(&temporary.0.join("README.md"), model_card(&file).as_bytes())?;
     let stored_as = write_weights(&file, &shape, &temporary.0.join("model.safetensors"), progress)?;
@@ -90,29 +94,39 @@ fn pretty(content: &Json) -> Vec<u8> {
     text
 }
 
+/// The largest difference between factors of frequencies that are taken to be the same.
+const SAME_FACTOR: f64 = 1e-4;
+
 fn shape_of(file: &GgufFile) -> Result<DecoderShape, WeightsError> {
     let architecture = file.get_text("general.architecture")?;
-    if architecture != "llama" {
-        return Err(file.malformed(format!("architecture {architecture:?} is not supported; \"llama\" is")));
-    }
-    let number = |name: &str| file.get_usize(&format!("llama.{name}"));
+    let key = |name: &str| format!("{architecture}.{name}");
+    let number = |name: &str| file.get_usize(&key(name));
+    let window = number("attention.sliding_window").ok().filter(|window| *window > 0);
+    let family = match (architecture, window) {
+        ("llama", None) => Family::Llama,
+        ("llama", Some(_)) => Family::Mistral,
+        ("qwen2", None) => Family::Qwen2,
+        ("qwen3", None) => Family::Qwen3,
+        ("olmo2", None) => Family::Olmo2,
+        (_, Some(_)) => {
+            let what = format!(
+                "architecture {architecture:?} with a sliding window is not read from GGUF; take the Hugging Face layout"
+            );
+            return Err(file.malformed(what));
+        }
+        (other, None) => {
+            let known = "\"llama\", \"qwen2\", \"qwen3\" and \"olmo2\"";
+            return Err(file.malformed(format!("architecture {other:?} is not supported; {known} are")));
+        }
+    };
     let heads = number("attention.head_count")?;
     let hidden_size = number("embedding_length")?;
-    let head_dim = if file.metadata().contains_key("llama.attention.key_length") {
-        number("attention.key_length")?
-    } else {
-        hidden_size / heads.max(1)
-    };
-    if let Some(Value::Text(scaling)) =
-        file.metadata().get("llama.rope.scaling.type").filter(|v| **v != Value::Text("none".into()))
-    {
-        return Err(file.malformed(format!("rope scaling {scaling:?} is not supported by this version")));
-    }
+    let has_key_length = file.metadata().contains_key(&key("attention.key_length"));
+    let head_dim = if has_key_length { number("attention.key_length")? } else { hidden_size / heads.max(1) };
     let num_hidden_layers = number("block_count")?;
+    let rope_theta = file.get_f64(&key("rope.freq_base")).unwrap_or(10_000.0);
     let shape = DecoderShape {
-        family: Family::Llama,
-        rope_scaling: RopeScaling::None,
-        layer_windows: vec![None; num_hidden_layers.min(1 << 12)],
+        family,
         hidden_size,
         intermediate_size: number("feed_forward_length")?,
         num_hidden_layers,
@@ -120,13 +134,59 @@ fn shape_of(file: &GgufFile) -> Result<DecoderShape, WeightsError> {
         num_key_value_heads: number("attention.head_count_kv").unwrap_or(heads),
         head_dim,
         vocab_size: file.get_texts("tokenizer.ggml.tokens")?.len(),
-        rms_norm_eps: round_trip(file.get_f64("llama.attention.layer_norm_rms_epsilon")?),
-        rope_theta: file.get_f64("llama.rope.freq_base").unwrap_or(10_000.0),
+        rms_norm_eps: round_trip(file.get_f64(&key("attention.layer_norm_rms_epsilon"))?),
+        rope_theta,
+        rope_scaling: rope_scaling(file, architecture, rope_theta, head_dim)?,
         max_position_embeddings: number("context_length")?,
         tie_word_embeddings: !file.tensors().contains_key("output.weight"),
+        layer_windows: vec![window; num_hidden_layers.min(1 << 12)],
     };
     shape.check().map_err(|what| file.malformed(what))?;
     Ok(shape)
+}
+
+fn rope_scaling(file: &GgufFile, architecture: &str, theta: f64, head_dim: usize) -> Result<RopeScaling, WeightsError> {
+    let key = |name: &str| format!("{architecture}.rope.scaling.{name}");
+    let factor = || file.get_f64(&key("factor")).map(round_trip);
+    match file.get_text(&key("type")) {
+        Ok("linear") => return Ok(RopeScaling::Linear { factor: factor()? }),
+        Ok("yarn") => {
+            return Ok(RopeScaling::Yarn {
+                factor: factor()?,
+                attention_factor: file.get_f64(&key("attn_factor")).ok().map(round_trip),
+                beta_fast: file.get_f64(&key("yarn_beta_fast")).unwrap_or(32.0),
+                beta_slow: file.get_f64(&key("yarn_beta_slow")).unwrap_or(1.0),
+                truncate: true,
+                original_max_position_embeddings: file.get_usize(&key("original_context_length"))?,
+            });
+        }
+        Ok("none") | Err(_) => {}
+        Ok(other) => {
+            let what = format!("rope scaling {other:?} is not supported; \"linear\" and \"yarn\" are");
+            return Err(file.malformed(what));
+        }
+    }
+    // Llama 3 keeps what its frequencies are divided by as a tensor, and not what they follow from.
+    let Some(tensor) = file.tensors().get("rope_freqs.weight") else { return Ok(RopeScaling::None) };
+    let found = file.dequantize(tensor)?;
+    let (plain, _) = RopeScaling::None.frequencies(theta, head_dim);
+    let candidates = [8.0, 32.0, 16.0, 4.0].map(|factor| RopeScaling::Llama3 {
+        factor,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192,
+    });
+    let is_it = |scaling: &RopeScaling| {
+        let (stretched, _) = scaling.frequencies(theta, head_dim);
+        let expected = plain.iter().zip(stretched).map(|(plain, stretched)| plain / stretched);
+        found.len() == plain.len() && expected.zip(&found).all(|(a, b)| (a / f64::from(*b) - 1.0).abs() < SAME_FACTOR)
+    };
+    let unknown = || {
+        file.malformed(
+            "its rope_freqs.weight follow no rule that is known (Llama 3.1's, with a factor of 4, 8, 16 or 32)",
+        )
+    };
+    candidates.into_iter().find(is_it).ok_or_else(unknown)
 }
 
 /// The shortest decimal that is the same 32-bit float: `1e-5`, not `9.999999747378752e-6`.
@@ -136,7 +196,7 @@ fn round_trip(value: f64) -> f64 {
     narrow.to_string().parse().unwrap_or(value)
 }
 
-fn token_id(file: &GgufFile, name: &str) -> Option<u64> {
+pub(crate) fn token_id(file: &GgufFile, name: &str) -> Option<u64> {
     match file.metadata().get(&format!("tokenizer.ggml.{name}_token_id")) {
         Some(Value::Integer(id)) => u64::try_from(*id).ok(),
         _ => None,
@@ -159,104 +219,6 @@ fn generation_config(file: &GgufFile) -> Json {
     })
 }
 
-/// Tokens of type 3 (control) are special; the types are those of the `ggml` project.
-const CONTROL: i128 = 3;
-
-fn special_tokens(file: &GgufFile, tokens: &[&str]) -> Result<Vec<(usize, String)>, WeightsError> {
-    let name = "tokenizer.ggml.token_type";
-    let Value::List(types) = file.get(name)? else { return Err(file.malformed(format!("{name} is not a list"))) };
-    if types.len() != tokens.len() {
-        return Err(file.malformed(format!("{} token types belong to {} tokens", types.len(), tokens.len())));
-    }
-    let special = types.iter().enumerate().filter(|(_, kind)| **kind == Value::Integer(CONTROL));
-    Ok(special.map(|(id, _)| (id, tokens[id].to_owned())).collect())
-}
-
-/// `tokenizer.json` for byte-level BPE.
-fn tokenizer(file: &GgufFile, tokens: &[&str]) -> Result<Json, WeightsError> {
-    let model = file.get_text("tokenizer.ggml.model")?;
-    if model != "gpt2" {
-        return Err(file.malformed(format!("tokenizer {model:?} is not supported; byte-level BPE (\"gpt2\") is")));
-    }
-    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
-    let pre_tokenizer = match file.get_text("tokenizer.ggml.pre") {
-        Ok("smollm") => json!({
-            "type": "Sequence",
-            "pretokenizers": [{"type": "Digits", "individual_digits": true}, byte_level],
-        }),
-        Ok("gpt-2" | "gpt2") | Err(_) => byte_level.clone(),
-        Ok(other) => {
-            return Err(
-                file.malformed(format!("pre-tokenizer {other:?} is not supported; \"smollm\" and \"gpt-2\" are"))
-            );
-        }
-    };
-    let vocabulary: serde_json::Map<_, _> =
-        tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), json!(id))).collect();
-    if vocabulary.len() != tokens.len() {
-        return Err(file.malformed("two tokens are the same"));
-    }
-    let merges: Vec<Json> = file
-        .get_texts("tokenizer.ggml.merges")?
-        .iter()
-        .map(|merge| match merge.split_once(' ') {
-            Some((a, b)) => Ok(json!([a, b])),
-            None => Err(file.malformed(format!("merge {merge:?} has no two parts"))),
-        })
-        .collect::<Result<_, _>>()?;
-    let added: Vec<Json> = special_tokens(file, tokens)?
-        .into_iter()
-        .map(|(id, content)| {
-            json!({
-                "id": id, "content": content, "special": true,
-                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-            })
-        })
-        .collect();
-    Ok(json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": null,
-        "pre_tokenizer": pre_tokenizer,
-        "post_processor": null,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": null,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": false,
-            "byte_fallback": false,
-            "ignore_merges": false,
-            "vocab": vocabulary,
-            "merges": merges,
-        },
-    }))
-}
-
-fn tokenizer_config(file: &GgufFile, tokens: &[&str]) -> Result<Json, WeightsError> {
-    let token = |name: &str| {
-        let id = token_id(file, name).and_then(|id| usize::try_from(id).ok());
-        id.and_then(|id| tokens.get(id)).map(|token| (*token).to_owned())
-    };
-    let special: Vec<_> = special_tokens(file, tokens)?.into_iter().map(|(_, token)| token).collect();
-    Ok(json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": file.get_usize("llama.context_length")?,
-        "add_prefix_space": false,
-        "clean_up_tokenization_spaces": false,
-        "bos_token": token("bos"),
-        "eos_token": token("eos"),
-        "pad_token": token("padding"),
-        "unk_token": token("unknown"),
-        "additional_special_tokens": special,
-        "chat_template": file.get_text("tokenizer.chat_template").ok(),
-    }))
-}
-
 fn model_card(file: &GgufFile) -> String {
     let text = |name: &str| file.get_text(name).unwrap_or("unknown").to_owned();
     let source = file.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -273,46 +235,9 @@ fn model_card(file: &GgufFile) -> String {
     )
 }
 
-/// The GGUF name of a Hugging Face tensor.
-fn gguf_name(name: &str) -> Option<String> {
-    Some(match name {
-        "model.embed_tokens.weight" => "token_embd.weight".into(),
-        "model.norm.weight" => "output_norm.weight".into(),
-        "lm_head.weight" => "output.weight".into(),
-        _ => {
-            let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
-            let part = match part.strip_suffix(".weight")? {
-                "input_layernorm" => "attn_norm",
-                "post_attention_layernorm" => "ffn_norm",
-                "self_attn.q_proj" => "attn_q",
-                "self_attn.k_proj" => "attn_k",
-                "self_attn.v_proj" => "attn_v",
-                "self_attn.o_proj" => "attn_output",
-                "mlp.gate_proj" => "ffn_gate",
-                "mlp.up_proj" => "ffn_up",
-                "mlp.down_proj" => "ffn_down",
-                _ => return None,
-            };
-            format!("blk.{layer}.{part}.weight")
-        }
-    })
-}
-
-/// GGUF keeps the rows of Q and K of each head in pairs (first, second half interleaved), because its rotary positions turn
-/// neighbours; the Hugging Face layout keeps the halves apart.
-fn separate_halves(values: &[f32], num_heads: usize, width: usize) -> Vec<f32> {
-    let rows = values.len() / width;
-    let half = rows / num_heads / 2;
-    let mut out = Vec::with_capacity(values.len());
-    for head in 0..num_heads {
-        for side in 0..2 {
-            for i in 0..half {
-                let row = (head * half + i) * 2 + side;
-                out.extend_from_slice(&values[row * width..(row + 1) * width]);
-            }
-        }
-    }
-    out
+/// Heads of a query or key matrix.
+pub(crate) fn num_heads(name: &str, shape: &DecoderShape) -> usize {
+    if name.ends_with("q_proj.weight") { shape.num_attention_heads } else { shape.num_key_value_heads }
 }
 
 fn write_weights(
@@ -327,16 +252,14 @@ fn write_weights(
     let mut done = 0;
     let mut writer = SafetensorsWriter::create(path, expected.clone())?;
     for spec in &expected {
-        let tensor = tensor_for(file, spec)?;
+        let tensor = tensor_for(file, spec, shape.family)?;
         *stored_as.entry(format!("{:?}", tensor.ggml_type)).or_default() += 1;
         let mut values = file.dequantize(tensor)?;
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(WeightsError::NotFinite { name: tensor.name.clone(), index: index as u64 });
         }
-        if spec.name.ends_with("q_proj.weight") {
-            values = separate_halves(&values, shape.num_attention_heads, shape.hidden_size);
-        } else if spec.name.ends_with("k_proj.weight") {
-            values = separate_halves(&values, shape.num_key_value_heads, shape.hidden_size);
+        if is_interleaved(&spec.name, shape.family) {
+            values = separate_halves(&values, num_heads(&spec.name, shape), shape.hidden_size);
         }
         let bytes = f32_to_bytes(&values);
         writer.write(&bytes)?;
@@ -347,8 +270,8 @@ fn write_weights(
     Ok(stored_as)
 }
 
-fn tensor_for<'a>(file: &'a GgufFile, spec: &TensorSpec) -> Result<&'a GgufTensor, WeightsError> {
-    let name = gguf_name(&spec.name).ok_or_else(|| WeightsError::Missing { name: spec.name.clone() })?;
+fn tensor_for<'a>(file: &'a GgufFile, spec: &TensorSpec, family: Family) -> Result<&'a GgufTensor, WeightsError> {
+    let name = gguf_name(&spec.name, family).ok_or_else(|| WeightsError::Missing { name: spec.name.clone() })?;
     let tensor = file.tensors().get(&name).ok_or_else(|| file.malformed(format!("tensor {name:?} is missing")))?;
     if tensor.shape != spec.shape {
         return Err(file.malformed(format!("tensor {name:?} has shape {:?}; {:?} is due", tensor.shape, spec.shape)));

@@ -4,11 +4,15 @@
 //! it is used; metadata is read into a bounded number of entries. Tensors are read one by one, and nothing of them is kept.
 
 mod dequantize;
+pub(crate) mod names;
+pub(crate) mod pre_tokenizer;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod write;
 
 pub use dequantize::GgmlType;
+pub use write::{GgufStorage, export_gguf};
 
 use crate::WeightsError;
 use reader::Reader;

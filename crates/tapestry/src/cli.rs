@@ -9,7 +9,7 @@ pub(crate) use generate::{ChatArgs, DrawArgs, GenerateArgs};
 pub(crate) use log::{CompareArgs, ExportArgs, LogCommand, ProveArgs, ShowArgs, VerifyCommand, VerifyLogArgs};
 
 use crate::logs::LogFormat;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -133,7 +133,7 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BaseCommand {
-    /// Turn a GGUF file of the Llama family into a model in Hugging Face layout, in 32-bit floats.
+    /// Turn a GGUF file (architectures llama, qwen2, qwen3, olmo2) into a model in Hugging Face layout, in 32-bit floats.
     Adopt {
         /// The GGUF file.
         file: PathBuf,
@@ -404,6 +404,32 @@ pub(crate) enum ModelCommand {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Write a model as one GGUF file, which llama.cpp and what is built on it run.
+    Gguf {
+        /// A model in Hugging Face layout.
+        #[arg(long)]
+        model: PathBuf,
+        /// How matrices are stored: 8 bits lose a little, 16 hardly anything, f32 nothing.
+        #[arg(long = "type", value_enum, default_value_t = GgufTypeArg::Q8_0)]
+        storage: GgufTypeArg,
+        /// The file to make. It must not exist.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+/// How a GGUF file stores matrices.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum GgufTypeArg {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// Blocks of 32 bytes with a scale.
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 #[derive(Debug, Subcommand)]

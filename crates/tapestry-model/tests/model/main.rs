@@ -7,6 +7,7 @@ mod chat;
 mod families;
 mod fixture;
 mod folder;
+mod gguf;
 mod golden;
 mod smollm2;
 mod tokens;

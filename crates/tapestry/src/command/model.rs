@@ -1,7 +1,8 @@
 //! `tapestry model`.
 
-use crate::cli::ModelCommand;
+use crate::cli::{GgufTypeArg, ModelCommand};
 use crate::home::Home;
+use crate::progress::{Form, Reporter};
 use crate::role::Role;
 use crate::stores::open_blobs;
 use anyhow::{Context as _, Result, bail};
@@ -9,6 +10,7 @@ use std::path::Path;
 use tapestry_core::{Digest, ModelManifest};
 use tapestry_round::coordinator::Coordinator;
 use tapestry_round::node::Node;
+use tapestry_weights::gguf::{GgufStorage, export_gguf};
 
 pub(crate) async fn run(command: ModelCommand) -> Result<()> {
     match command {
@@ -16,6 +18,19 @@ pub(crate) async fn run(command: ModelCommand) -> Result<()> {
             for (name, digest) in held(&Home::at(&home)).await? {
                 println!("{name:<12} {digest}");
             }
+            Ok(())
+        }
+        ModelCommand::Gguf { model, storage, out } => {
+            let storage = match storage {
+                GgufTypeArg::F32 => GgufStorage::F32,
+                GgufTypeArg::F16 => GgufStorage::F16,
+                GgufTypeArg::Bf16 => GgufStorage::BF16,
+                GgufTypeArg::Q8_0 => GgufStorage::Q8_0,
+            };
+            let mut working = Reporter::new(Form::People).start("write", out.display().to_string(), "bytes");
+            export_gguf(&model, &out, storage, &mut |done, total| working.update(done, total))?;
+            working.end();
+            println!("the model is in {}", out.display());
             Ok(())
         }
         ModelCommand::Export { model, home, out } => {
